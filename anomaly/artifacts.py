@@ -1,0 +1,115 @@
+"""A fitted detector on disk: a folder with ``manifest.json`` and ``.safetensors`` parts. It knows nothing of models.
+
+Each part's file name holds the first digits of its sha256, and the manifest, replaced last and in one step, names the
+parts. So a crash while saving leaves the old detector whole, and a changed part is refused by name. No pickle.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors.numpy import load, save
+
+from anomaly.errors import ArtifactError
+
+FORMAT = 1
+MANIFEST = "manifest.json"
+
+Arrays = dict[str, NDArray[Any]]
+
+
+def write_artifact(folder: Path | str, manifest: Mapping[str, Any], parts: Mapping[str, Arrays]) -> Path:
+    """Write a detector's parts and then its manifest into `folder` (made if need be); returns the folder.
+
+    Parameters
+    ----------
+    folder : path
+        An artifact that is there already is replaced in one step.
+    manifest : mapping
+        Plain JSON values; ``format`` and ``parts`` are added.
+    parts : mapping of str to mapping of str to ndarray
+        Named arrays of each part.
+
+    Raises
+    ------
+    ArtifactError
+        If `folder` is a file, or holds other things than an artifact.
+    """
+    path = Path(folder)
+    if path.is_file() or (path.is_dir() and any(path.iterdir()) and not (path / MANIFEST).exists()):
+        raise ArtifactError(f"save: {path} holds other things than a saved detector; give a new or empty folder")
+    path.mkdir(parents=True, exist_ok=True)
+    listed = {}
+    for name, arrays in parts.items():
+        data = save({key: np.ascontiguousarray(value) for key, value in arrays.items()})
+        digest = hashlib.sha256(data).hexdigest()
+        file = f"{name}-{digest[:12]}.safetensors"
+        _replace(path / file, data)
+        listed[name] = {"file": file, "sha256": digest}
+    text = json.dumps({"format": FORMAT, **manifest, "parts": listed}, indent=2, ensure_ascii=False)
+    _replace(path / MANIFEST, text.encode())
+    kept = {MANIFEST, *(part["file"] for part in listed.values())}
+    for old in path.glob("*.safetensors"):
+        if old.name not in kept:
+            old.unlink()
+    return path
+
+
+def read_artifact(folder: Path | str) -> tuple[dict[str, Any], dict[str, Arrays]]:
+    """Read manifest and parts, and check them.
+
+    Raises
+    ------
+    ArtifactError
+        If there is no manifest, its format is unknown, or a part is missing or changed (named in the message).
+    """
+    path = Path(folder)
+    try:
+        manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ArtifactError(
+            f"load: no {MANIFEST} in {path}; give a folder that Detector.save or `anomaly fit` wrote"
+        ) from None
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ArtifactError(f"load: {path / MANIFEST} is not readable ({error}); save the detector again") from None
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+        found = manifest.get("format") if isinstance(manifest, dict) else None
+        raise ArtifactError(
+            f"load: {path / MANIFEST} has format {found!r}, this version reads format {FORMAT}; fit again"
+        )
+    parts = {}
+    for name, part in manifest["parts"].items():
+        file = path / str(part["file"])
+        if not file.is_file():
+            raise ArtifactError(f"load: the part {file.name} is missing from {path}; copy it over or fit again")
+        data = file.read_bytes()
+        if hashlib.sha256(data).hexdigest() != part["sha256"]:
+            raise ArtifactError(f"load: the part {file.name} in {path} was changed since it was saved; fit again")
+        parts[name] = load(data)
+    return manifest, parts
+
+
+def pack_text(values: NDArray[np.object_]) -> NDArray[np.uint8]:
+    """Texts as one array of bytes (JSON, so that any character may occur)."""
+    return np.frombuffer(json.dumps(values.tolist()).encode(), dtype=np.uint8)
+
+
+def unpack_text(packed: NDArray[np.uint8]) -> NDArray[np.object_]:
+    """Inverse of `pack_text`."""
+    return np.array(json.loads(packed.tobytes().decode()), dtype=object)
+
+
+def _replace(path: Path, data: bytes) -> None:
+    temporary = path.with_name(path.name + ".part")
+    with temporary.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)

@@ -1,0 +1,319 @@
+"""Errors of held-out normal events -> tail probabilities (p-values), down into the far tail.
+
+Two parts, joined at the threshold ``u``, the held-out 99th percentile:
+
+* up to ``u`` the empirical survival function of the held-out values, ``(1 + #{held-out >= x}) / (n + 1)``;
+* beyond ``u`` a generalised Pareto tail fitted to the exceedances. The theorem of Balkema & de Haan (1974) and Pickands
+  (1975) says that excesses over a high threshold tend to that family, whatever the parent law; Siffer et al. (2017,
+  "Anomaly detection in streams with extreme value theory") use it for thresholds. Here it gives every far event its own
+  p-value, where ranks alone would tie at ``1 / (n + 1)``.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy import stats
+
+from anomaly.errors import ArtifactError, NotFittedError, ParameterError
+
+Floats = NDArray[np.float64]
+
+TAIL_SHARE = 0.01
+"""Share of the held-out values that lies beyond the threshold ``u``."""
+FLOOR = 1e-300
+"""Smallest p-value handed out; ``log_p`` goes on below it."""
+SHAPE_LIMITS = (-0.5, 1.0)
+"""Shapes below -0.5 have no regular likelihood; above 1 the tail has no mean: both are signs of a bad fit."""
+ATOM = 0.01
+"""A value with at least this share of the held-out ones is an atom: p steps there, and is continuous elsewhere."""
+_FEWEST_EXCEEDANCES = 50
+_FEWEST_DISTINCT = 20
+_BEND_EXCEEDANCES = 10
+_BULK_POINTS = 10_000
+_BAND_POINTS = 10_000
+_BAND_START = 0.98
+_LARGEST = 1e150
+
+
+class TailCalibrator:
+    """Maps a score (higher = stranger) to the probability that a normal event is at least as strange.
+
+    Fit it on values of events that trained nothing. NaN means "no statement": dropped by `fit`, handed through by the
+    rest. Everything is float64 and vectorised.
+
+    Attributes
+    ----------
+    n_ : int
+        Number of held-out values fitted on.
+    values_ : ndarray (k,)
+        Kept held-out values, strictly ascending; the last one is the threshold ``u``. All distinct values up to ``u``
+        if they are at most 20,000. Otherwise 10,000 evenly spaced ranks up to the 98th percentile, and 10,000 from
+        there to ``u``. Between kept values p is interpolated; thinning costs an error below 1e-4 (below 2e-6 past the
+        98th percentile). An atom of more than 1e-4 of the mass is always kept, with its exact p. Values beyond ``u`` are not
+        kept: the tail speaks for them.
+    at_, above_ : ndarray (k,)
+        p at each kept value, and just above it: (1 + #{held-out >= v}) / (n + 1), (1 + #{held-out > v}) / (n + 1).
+    shape_, scale_ : float
+        Of the generalised Pareto tail; shape 0 is the exponential tail.
+
+    Notes
+    -----
+    Beyond ``u``, with excess z = x - u and zeta = (1 + #{held-out >= u}) / (n + 1) (> u if u is an atom)::
+
+        p(x) = zeta * (1 + shape * z / scale) ** (-1 / shape)        shape != 0
+        p(x) = zeta * exp(-z / scale)                                shape == 0
+
+    A shape estimated a little too small makes far events look a thousand times too rare. So the tail errs on the heavy
+    side: a negative shape is taken only if it beats the exponential by Schwarz's criterion (twice the gain in
+    log-likelihood above the log of the number of exceedances); else the tail is exponential with the mean excess.
+
+    A negative shape also has an end beyond which p would be 0 and all events tie. So it is believed only as far as the
+    data bear it out: from the excess that ten held-out events pass (fitted probability 10 / (exceedances + 1)), the
+    tail goes on as an exponential with the slope it has there. Hence p decreases strictly for ever: far events keep
+    their order, and p errs upward.
+
+    With fewer than 50 exceedances (n below about 5,000) or fewer than 20 distinct ones the tail is exponential. Its
+    scale is the mean excess of the upper 50 values (at most the upper half) over the next value below; if that is 0,
+    the range of the data; if that is 0 too (one value, or a constant), max(abs(u), 1).
+    """
+
+    def __init__(self) -> None:
+        self.n_: int = 0
+        self.values_: Floats = np.empty(0)
+        self.at_: Floats = np.empty(0)
+        self.above_: Floats = np.empty(0)
+        self.shape_: float = 0.0
+        self.scale_: float = 1.0
+
+    def fit(self, x: ArrayLike) -> TailCalibrator:
+        """Learn from held-out values `x` (n,), higher = stranger.
+
+        Raises
+        ------
+        ParameterError
+            If `x` isn't one-dimensional, holds no number beside NaN, or holds an infinite or absurd one (over 1e150).
+        """
+        held = np.asarray(x, dtype=np.float64)
+        if held.ndim != 1:
+            raise ParameterError(f"TailCalibrator.fit: expected values of shape (n,), got shape {held.shape}")
+        held = np.sort(held[~np.isnan(held)])
+        if held.size == 0:
+            raise ParameterError("TailCalibrator.fit: expected at least one held-out value that is not NaN, got none; "
+                                 "give it a longer calibration slice")
+        if max(-held[0], held[-1]) > _LARGEST:
+            raise ParameterError(f"TailCalibrator.fit: expected finite values of size up to {_LARGEST:g}, got "
+                                 f"{held[0]:g} to {held[-1]:g}; mark what is unknown as NaN")
+        n = held.size
+        threshold = held[n - 1 - int(n * TAIL_SHARE)]
+        beyond = held[np.searchsorted(held, threshold, side="right"):]
+        self.n_ = n
+        self.values_ = _kept_points(held, threshold)
+        self.at_ = np.asarray((1.0 + n - np.searchsorted(held, self.values_, side="left")) / (n + 1.0))
+        self.above_ = np.asarray((1.0 + n - np.searchsorted(held, self.values_, side="right")) / (n + 1.0))
+        self.shape_, self.scale_ = _fit_tail(held, beyond - threshold)
+        return self
+
+    @property
+    def threshold_(self) -> float:
+        """Value ``u`` beyond which the tail speaks."""
+        self._check_fitted()
+        return float(self.values_[-1])
+
+    def p_values(self, x: ArrayLike) -> Floats:
+        """P-values in (0, 1] of `x`, same shape; smaller = stranger. NaN stays NaN; never below 1e-300."""
+        x = np.asarray(x, dtype=np.float64)
+        p = self._bulk(x)
+        far = x > self.values_[-1]
+        if far.any():
+            p[far] = np.maximum(np.exp(self._log_tail(x[far])), FLOOR)
+        return p
+
+    def log_p(self, x: ArrayLike) -> Floats:
+        """Natural logarithm of the p-values of `x`, same shape, without underflow: surprise = -log_p / ln 10."""
+        x = np.asarray(x, dtype=np.float64)
+        log_p = np.asarray(np.log(self._bulk(x)))
+        far = x > self.values_[-1]
+        if far.any():
+            log_p[far] = self._log_tail(x[far])
+        return log_p
+
+    def quantile(self, p: ArrayLike) -> Floats:
+        """Largest value whose p-value is at least `p` (any shape, in (0, 1]; NaN stays NaN); the inverse of `p_values`.
+
+        Raises
+        ------
+        ParameterError
+            If a probability lies outside (0, 1].
+        """
+        self._check_fitted()
+        p = np.asarray(p, dtype=np.float64)
+        if np.any((p <= 0) | (p > 1)):
+            raise ParameterError(f"TailCalibrator.quantile: expected probabilities in (0, 1], got "
+                                 f"{np.nanmin(p):g} to {np.nanmax(p):g}")
+        last = self.values_.size - 1
+        # p falls along values_, so the last point with at_ >= p is found among the negated levels.
+        j = np.clip(np.searchsorted(-self.at_, -p, side="right") - 1, 0, last)
+        k = np.minimum(j + 1, last)
+        level = self._level()
+        gap = level[j] - self.at_[k]
+        share = np.divide(level[j] - p, gap, out=np.zeros_like(p), where=(gap > 0) & (level[j] >= p))
+        x = np.asarray(self.values_[j] + share * (self.values_[k] - self.values_[j]))
+        far = p <= level[-1]
+        if far.any():
+            x[far] = self.values_[-1] + self._excess(np.log(p[far]) - np.log(level[-1]))
+        x[np.isnan(p)] = np.nan
+        return x
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """What was learned, as plain arrays for an artifact (at most about 20,000 points)."""
+        self._check_fitted()
+        tail = np.array([self.shape_, self.scale_])
+        return {"values": self.values_, "at": self.at_, "above": self.above_, "tail": tail, "n": np.array([self.n_])}
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> TailCalibrator:
+        """Bring back what `arrays` gave; the same p-values to the last bit.
+
+        Raises
+        ------
+        ArtifactError
+            If an array is missing or the shapes do not fit together.
+        """
+        names = ("values", "at", "above", "tail", "n")
+        missing = [name for name in names if name not in arrays]
+        if missing:
+            raise ArtifactError(f"TailCalibrator: expected arrays {', '.join(names)}; missing {', '.join(missing)}")
+        values, at, above = (np.array(arrays[name], dtype=np.float64) for name in names[:3])
+        tail, n = np.asarray(arrays["tail"], dtype=np.float64), np.asarray(arrays["n"])
+        if values.ndim != 1 or values.size == 0 or at.shape != values.shape or above.shape != values.shape:
+            raise ArtifactError(f"TailCalibrator: expected values, at and above of one length (k,), got "
+                                f"{values.shape}, {at.shape}, {above.shape}")
+        if tail.shape != (2,) or n.shape != (1,) or not tail[1] > 0:
+            raise ArtifactError("TailCalibrator: expected tail = (shape, scale > 0) and n = (count,)")
+        made = cls()
+        made.values_, made.at_, made.above_ = values, at, above
+        made.shape_, made.scale_, made.n_ = float(tail[0]), float(tail[1]), int(n[0])
+        return made
+
+    def _check_fitted(self) -> None:
+        if self.values_.size == 0:
+            raise NotFittedError("TailCalibrator: not fitted; call fit with held-out values first")
+
+    def _bulk(self, x: Floats) -> Floats:
+        """Empirical p of `x`, a new array; what lies beyond the threshold is overwritten by the caller."""
+        self._check_fitted()
+        last = self.values_.size - 1
+        right = np.minimum(np.searchsorted(self.values_, x, side="left"), last)
+        left = np.maximum(right - 1, 0)
+        p: Floats = np.array(self.at_[right])
+        level = self._level()
+        inside = (level[left] > p) & (x > self.values_[left]) & (x < self.values_[right])
+        if inside.any():
+            a, b = self.values_[left[inside]], self.values_[right[inside]]
+            top, bottom = level[left[inside]], p[inside]
+            p[inside] = np.maximum(top - (x[inside] - a) / (b - a) * (top - bottom), bottom)
+        p[x < self.values_[0]] = 1.0
+        p[np.isnan(x)] = np.nan
+        return p
+
+    def _level(self) -> Floats:
+        """p just above each kept value. Continuous, so that rounding does not turn into a step of 1 / n; an atom steps."""
+        return np.where(self.at_ - self.above_ < ATOM, self.at_, self.above_)
+
+    def _bend(self) -> tuple[float, float]:
+        """Excess where a tail of negative shape turns exponential, and the scale from there on."""
+        shrunk = self._reach() ** self.shape_
+        return self.scale_ * (shrunk - 1.0) / self.shape_, self.scale_ * shrunk
+
+    def _reach(self) -> float:
+        """One over the share of the exceedances that lie beyond the bend."""
+        return max(1.0, float(self.above_[-1]) * (self.n_ + 1.0) / _BEND_EXCEEDANCES)
+
+    def _log_tail(self, x: Floats) -> Floats:
+        """Natural log of p for values beyond the threshold."""
+        base = float(np.log(self._level()[-1]))
+        with np.errstate(over="ignore"):
+            z = x - self.values_[-1]
+            if self.shape_ == 0:
+                return np.asarray(base - z / self.scale_)
+            if self.shape_ > 0:
+                return np.asarray(base - np.log1p(self.shape_ * (z / self.scale_)) / self.shape_)
+            bend, scale = self._bend()
+            near = np.log1p(self.shape_ * np.minimum(z, bend) / self.scale_) / self.shape_
+            return np.asarray(base - near - np.maximum(z - bend, 0.0) / scale)
+
+    def _excess(self, log_share: Floats) -> Floats:
+        """Excess over the threshold whose log probability among the exceedances is `log_share` (<= 0)."""
+        if self.shape_ == 0:
+            return -self.scale_ * log_share
+        with np.errstate(over="ignore"):
+            if self.shape_ > 0:
+                return np.asarray(self.scale_ * np.expm1(-self.shape_ * log_share) / self.shape_)
+            _, scale = self._bend()
+            turn = -float(np.log(self._reach()))
+            near = self.scale_ * np.expm1(-self.shape_ * np.maximum(log_share, turn)) / self.shape_
+            return np.asarray(near + np.maximum(turn - log_share, 0.0) * scale)
+
+
+def _kept_points(held: Floats, threshold: np.float64) -> Floats:
+    """Distinct values up to the threshold; thinned by rank if there are more than the artifact may hold."""
+    bulk = held[: np.searchsorted(held, threshold, side="right")]
+    distinct = np.unique(bulk)
+    if distinct.size <= _BULK_POINTS + _BAND_POINTS:
+        return distinct
+    band = int(_BAND_START * held.size)
+    ranks = np.concatenate([
+        np.linspace(0, band, _BULK_POINTS).astype(np.int64),
+        np.linspace(band, bulk.size - 1, _BAND_POINTS).astype(np.int64),
+    ])
+    return np.unique(bulk[ranks])
+
+
+def _fit_tail(held: Floats, excess: Floats) -> tuple[float, float]:
+    """Shape and scale of the tail; `held` sorted, `excess` the sorted excesses over the threshold."""
+    if excess.size < _FEWEST_EXCEEDANCES or np.unique(excess).size < _FEWEST_DISTINCT:
+        return 0.0, _exponential_scale(held, excess.size)
+    unit = float(excess.mean())
+    shape, scale = _fit_pareto(excess / unit)
+    return shape, scale * unit
+
+
+def _exponential_scale(held: Floats, exceedances: int) -> float:
+    n = held.size
+    upper = min(max(exceedances, _FEWEST_EXCEEDANCES), n // 2)
+    mean_excess = float((held[n - upper:] - held[n - 1 - upper]).mean()) if upper else 0.0
+    spread = float(held[-1] - held[0])
+    return next(scale for scale in (mean_excess, spread, max(abs(float(held[-1])), 1.0)) if scale > 0)
+
+
+def _fit_pareto(z: Floats) -> tuple[float, float]:
+    """Generalised Pareto shape and scale for excesses `z` of mean 1: likelihood, else moments, shape within limits.
+
+    The start is by probability-weighted moments (Hosking & Wallis 1987): with z ascending, a0 = mean(z) and
+    a1 = mean(z * (1 - (i - 0.35) / k)), shape = 2 - a0 / (a0 - 2 a1), scale = 2 a0 a1 / (a0 - 2 a1).
+    """
+    low, high = SHAPE_LIMITS
+    weights = 1.0 - (np.arange(1, z.size + 1) - 0.35) / z.size
+    a0, a1 = float(z.mean()), float((weights * z).mean())
+    start = float(np.clip(2.0 - a0 / (a0 - 2.0 * a1), low, high)) if a0 > 2.0 * a1 else high
+    moments = start, max(a0 * (1.0 - start), 0.05)
+    try:
+        with warnings.catch_warnings(), np.errstate(all="ignore"):
+            warnings.simplefilter("ignore")  # the search may step where the likelihood is 0
+            shape, _, scale = stats.genpareto.fit(z, start, floc=0.0, scale=moments[1])
+            if not low <= shape <= high:
+                shape, _, scale = stats.genpareto.fit(z, f0=float(np.clip(shape, low, high)), floc=0.0, scale=a0)
+    except (stats.FitError, RuntimeError, ValueError):
+        shape, scale = moments
+    if not (np.isfinite(shape) and np.isfinite(scale) and scale > 0):
+        shape, scale = moments
+    if shape < 1e-6:
+        gain = stats.genpareto.logpdf(z, shape, scale=scale).sum() + z.size  # the exponential's log-likelihood is -k
+        if not 2.0 * gain > np.log(z.size):
+            return 0.0, 1.0
+    return float(shape), float(scale)

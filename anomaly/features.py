@@ -1,0 +1,367 @@
+"""Encoder: canonical events -> Sequences, with causal columns only.
+
+A derived column has a colon in its name, so that a table may hold a ``speed`` or an ``hour`` of its own.
+
+Every column says of an event something that was known the moment it happened: its own fields, and what the earlier
+events of its entity make of them. Scales and vocabularies are learned on a masked part of the history.
+
+| column | what it is | kind |
+|---|---|---|
+| a numeric field | as given; a ``log`` field on an asinh scale (linear near 0, signed, logarithmic beyond) | number |
+| ``time:gap`` | seconds since the entity's previous event, logarithmic; none for the first | duration |
+| ``count:1h``, ``count:24h``, ``count:7d`` | events of the entity in the last hours, this one included | count |
+| ``sum:1h:<field>`` ... | the same as a sum, for each ``log`` field | number |
+| ``place:distance``, ``place:speed`` | km from the entity's previous place (great circle), and km/h | distance, speed |
+| ``circle:hour_sin`` ... ``circle:weekday_cos`` | local time of day and of week as circles | circle |
+| a categorical field | code in a vocabulary of the commonest values | category |
+| ``clock:hour`` | local hour as a code | clock |
+| ``first:<field>`` | does the entity meet this value for the first time | flag |
+| ``changed:<field>`` | does the value differ from that of the entity's previous event | flag |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from anomaly.errors import NotFittedError, ParameterError, SchemaError
+from anomaly.schema import Schema
+from anomaly.sequences import Sequences, lagged
+
+WINDOWS: Mapping[str, int] = {"1h": 3600, "24h": 86400, "7d": 604800}
+EARTH_RADIUS_KM = 6371.0088
+SHORTEST_TRIP_SECONDS = 60.0  # two places in the same second are not an infinite speed
+CIRCLES: Mapping[str, float] = {"hour": 86400.0, "weekday": 604800.0}
+MONDAY = 4 * 86400.0  # 1970-01-05, the first Monday of the epoch
+DERIVED = ("time:", "count:", "sum:", "place:", "circle:", "clock:", "first:", "changed:")
+UNSEEN, MISSING, FIRST_CODE = 0, 1, 2
+NO, YES = FIRST_CODE, FIRST_CODE + 1
+
+# A number that the schema names, with the tail that hurts, is what the user asks about; the rest corroborates it.
+# Chosen on simulated frauds (recall at 50 alerts a day): 1, 0.5, 0.3, 0.2 and 0.1 were tried.
+OTHER_WEIGHT = 0.3
+
+Float = NDArray[np.float64]
+Kind = Literal["number", "duration", "count", "distance", "speed", "circle", "category", "clock", "flag"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Column:
+    """One encoded column, with all that is needed to encode a value and to name it in a report.
+
+    Attributes
+    ----------
+    name, kind : str
+        See the table at the top of this module.
+    scored : bool
+        Does the column have a predictive distribution of its own (is it a *field*), or is it only read as input.
+    stage : int
+        Fields are predicted in two stages: 1 from the memory alone (when), 2 also from the clock (all else).
+    tail : {"upper", "lower", "both", "density"}
+        Which side of the predictive distribution is strange; ``density`` (categories) = whatever is improbable.
+    unit : float
+        For an asinh scale, the raw value at which linear turns into logarithmic; 0 = linear scale.
+    center, scale : float
+        Robust location and spread after the scale: encoded = (transform(raw) - center) / scale.
+    weight : float
+        How much the field's surprise counts in that of the event.
+    step : float
+        Half the distance between two neighbouring raw values of a count, 0 for a continuous number.
+    vocabulary : tuple of str
+        Values with a code of their own; the first has code 2.
+    """
+
+    name: str
+    kind: Kind
+    scored: bool = True
+    stage: Literal[1, 2] = 2
+    tail: Literal["upper", "lower", "both", "density"] = "upper"
+    unit: float = 0.0
+    center: float = 0.0
+    scale: float = 1.0
+    step: float = 0.0
+    weight: float = OTHER_WEIGHT
+    vocabulary: tuple[str, ...] = ()
+
+    @property
+    def is_category(self) -> bool:
+        """Does the column live in ``Sequences.category`` (else in ``Sequences.numeric``)."""
+        return self.kind in ("category", "clock", "flag")
+
+    @property
+    def size(self) -> int:
+        """Number of codes of a category column."""
+        return FIRST_CODE + len(self.vocabulary)
+
+    def encode(self, raw: Any) -> Any:
+        """Raw numbers to encoded ones; NaN stays NaN."""
+        transformed = np.arcsinh(raw / self.unit) if self.unit else raw
+        return (transformed - self.center) / self.scale
+
+    def decode(self, encoded: Any) -> Any:
+        """Encoded numbers back to raw ones."""
+        transformed = np.asarray(encoded, dtype=np.float64) * self.scale + self.center
+        # 700 is where sinh leaves float64; a quantile may lie far out before the model has learned anything.
+        return np.sinh(np.clip(transformed, -700, 700)) * self.unit if self.unit else transformed
+
+
+class Encoder:
+    """Learns scales and vocabularies from a history, and turns events into Sequences.
+
+    Parameters
+    ----------
+    schema : Schema
+        Which columns there are.
+    largest_vocabulary : int
+        Values of a categorical field that get a code of their own, the commonest first; the rest share code 0.
+    fewest_events : int
+        How often a value must occur in the history to get a code. The rare ones teach the model what code 0, an
+        unseen value, looks like.
+    """
+
+    def __init__(self, schema: Schema, *, largest_vocabulary: int = 200, fewest_events: int = 20) -> None:
+        self.schema = schema
+        self.largest_vocabulary = largest_vocabulary
+        self.fewest_events = fewest_events
+        self.columns_: tuple[Column, ...] = ()
+
+    @property
+    def numeric(self) -> tuple[Column, ...]:
+        """Columns of ``Sequences.numeric``, in order."""
+        return tuple(c for c in self._fitted() if not c.is_category)
+
+    @property
+    def category(self) -> tuple[Column, ...]:
+        """Columns of ``Sequences.category``, in order."""
+        return tuple(c for c in self._fitted() if c.is_category)
+
+    def fit(self, frame: pl.DataFrame, mask: NDArray[np.bool_] | None = None) -> Encoder:
+        """Learn scales and vocabularies.
+
+        Parameters
+        ----------
+        frame : polars.DataFrame
+            Canonical events (see `anomaly.ingest`), sorted by entity, time and row.
+        mask : ndarray of bool, shape (N,), optional
+            Events to learn from; the others still count as history. All by default.
+
+        Raises
+        ------
+        ParameterError
+            If the mask selects no event.
+        """
+        chosen = np.ones(len(frame), dtype=bool) if mask is None else mask
+        if not chosen.any():
+            raise ParameterError("Encoder.fit: the mask selects no event to learn from; give a later `until`")
+        refuse_derived_names(self.schema)
+        raw = raw_numbers(frame, self.schema)
+        columns = [self._numeric_column(name, values[chosen]) for name, values in raw.items()]
+        self.columns_ = (*columns, *self._category_columns(frame.filter(pl.Series(chosen))))
+        return self
+
+    def transform(self, frame: pl.DataFrame) -> Sequences:
+        """Encode canonical events (sorted by entity, time and row) as Sequences, one row per event in that order."""
+        raw = raw_numbers(frame, self.schema)
+        numeric = np.empty((len(frame), len(self.numeric)), dtype=np.float32)
+        for index, column in enumerate(self.numeric):
+            numeric[:, index] = column.encode(raw[column.name])
+        category = np.empty((len(frame), len(self.category)), dtype=np.int32)
+        codes = self._codes(frame)
+        for index, column in enumerate(self.category):
+            category[:, index] = codes[column.name]
+        offsets = entity_offsets(frame["entity"])
+        return Sequences(
+            entity=frame["entity"].gather(offsets[:-1]).to_numpy().astype(object),
+            offsets=offsets,
+            time=frame["time"].to_numpy(),
+            numeric=numeric,
+            category=category,
+            row=frame["row"].to_numpy(),
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Learned state as plain JSON values."""
+        return {"columns": [asdict(column) for column in self._fitted()]}
+
+    @classmethod
+    def from_dict(cls, schema: Schema, state: Mapping[str, Any]) -> Encoder:
+        """Make an encoder from what `to_dict` returned."""
+        encoder = cls(schema)
+        encoder.columns_ = tuple(
+            Column(**{**column, "vocabulary": tuple(column["vocabulary"])}) for column in state["columns"]
+        )
+        return encoder
+
+    def _fitted(self) -> tuple[Column, ...]:
+        if not self.columns_:
+            raise NotFittedError("Encoder: not fitted yet; call fit(frame) first")
+        return self.columns_
+
+    def _numeric_column(self, name: str, raw: Float) -> Column:
+        given = {field.name: field for field in self.schema.numeric}.get(name)
+        values = raw[np.isfinite(raw)]
+        if name.startswith("circle:"):
+            return Column(name=name, kind="circle", scored=False)
+        if given is not None:
+            unit = _asinh_unit(values) if given.scale == "log" else 0.0
+            return _scaled(Column(name=name, kind="number", tail=given.tail, unit=unit, weight=1.0), values)
+        if name == "time:gap":
+            return _scaled(Column(name=name, kind="duration", stage=1, tail="both", unit=1.0), values)
+        if name.startswith("count:"):
+            return _scaled(Column(name=name, kind="count", unit=1.0, step=0.5, scored=name != "count:7d"), values)
+        if name in ("place:distance", "place:speed"):
+            kind: Kind = "distance" if name == "place:distance" else "speed"
+            return _scaled(Column(name=name, kind=kind, unit=1.0), values)
+        return _scaled(Column(name=name, kind="number", unit=_asinh_unit(values), scored=False), values)
+
+    def _category_columns(self, frame: pl.DataFrame) -> Iterable[Column]:
+        yield Column(
+            name="clock:hour", kind="clock", stage=1, tail="density", vocabulary=tuple(f"{h:02d}" for h in range(24))
+        )
+        for name in self.schema.categorical:
+            counts = (
+                frame[f"c:{name}"]
+                .drop_nulls()
+                .value_counts(sort=False)
+                .filter(pl.col("count") >= min(self.fewest_events, max(2, len(frame) // 100)))
+                .sort(["count", f"c:{name}"], descending=[True, False])
+                .head(self.largest_vocabulary)
+            )
+            # A vocabulary that misses most events makes "unseen" the likeliest value: no statement worth scoring.
+            scored = counts["count"].sum() >= 0.5 * len(frame)
+            yield Column(
+                name=name, kind="category", tail="density", scored=scored, vocabulary=tuple(counts[f"c:{name}"])
+            )
+        for name in self.schema.categorical:
+            yield Column(name=f"first:{name}", kind="flag", tail="density", vocabulary=("no", "yes"))
+            yield Column(name=f"changed:{name}", kind="flag", scored=False, vocabulary=("no", "yes"))
+
+    def _codes(self, frame: pl.DataFrame) -> dict[str, NDArray[np.int32]]:
+        hour = np.floor(np.mod(frame["clock"].to_numpy(), 86400.0) / 3600.0).astype(np.int32)
+        codes = {"clock:hour": FIRST_CODE + hour}
+        first_event = np.zeros(len(frame), dtype=bool)
+        first_event[entity_offsets(frame["entity"])[:-1]] = True
+        vocabularies = {column.name: column.vocabulary for column in self.category}
+        for name in self.schema.categorical:
+            values = frame[f"c:{name}"]
+            missing = values.is_null().to_numpy()
+            table = {value: FIRST_CODE + code for code, value in enumerate(vocabularies[name])}
+            code = _lookup(values, table)
+            codes[name] = np.where(missing, MISSING, code).astype(np.int32)
+            first = frame.select(pl.struct("entity", f"c:{name}").is_first_distinct()).to_series().to_numpy()
+            codes[f"first:{name}"] = np.where(missing, MISSING, np.where(first, YES, NO)).astype(np.int32)
+            same = (values == values.shift(1)).fill_null(value=False).to_numpy()
+            unknown = missing | first_event | np.concatenate([[True], missing[:-1]])[: len(missing)]
+            codes[f"changed:{name}"] = np.where(unknown, MISSING, np.where(same, NO, YES)).astype(np.int32)
+        return codes
+
+
+def refuse_derived_names(schema: Schema) -> None:
+    """Raise SchemaError if a field is named like a derived column."""
+    for name in (*(field.name for field in schema.numeric), *schema.categorical):
+        if name.startswith(DERIVED):
+            raise SchemaError(
+                f"Encoder: the field {name!r} begins like a derived column ({', '.join(DERIVED)}); rename it in the table"
+            )
+
+
+def entity_offsets(entity: pl.Series) -> NDArray[np.int64]:
+    """Borders of the runs of equal entities in a sorted column, shape (S + 1,)."""
+    starts = (entity != entity.shift(1)).fill_null(value=True).arg_true().to_numpy()
+    return np.concatenate([starts, [len(entity)]]).astype(np.int64) if len(entity) else np.zeros(1, dtype=np.int64)
+
+
+def raw_numbers(frame: pl.DataFrame, schema: Schema) -> dict[str, Float]:
+    """Numeric columns in raw units (seconds, events, km, km/h, the fields' own), NaN = no statement.
+
+    Returns
+    -------
+    dict of str to ndarray of float64, shape (N,)
+        In the order of the encoded columns.
+    """
+    time = frame["time"].to_numpy()
+    offsets = entity_offsets(frame["entity"])
+    first = offsets[:-1]
+    raw = {field.name: _floats(frame[f"n:{field.name}"]) for field in schema.numeric}
+    gap = _previous_difference(time, first)
+    columns: dict[str, Float] = dict(raw) | {"time:gap": gap}
+    lags = {label: lagged(time, offsets, seconds) for label, seconds in WINDOWS.items()}
+    index = np.arange(len(time))
+    for label, lag in lags.items():
+        columns[f"count:{label}"] = (index - lag + 1).astype(np.float64)
+    for field in schema.numeric:
+        if field.scale == "log":
+            total = np.concatenate([[0.0], np.cumsum(np.nan_to_num(raw[field.name]))])
+            for label, lag in lags.items():
+                columns[f"sum:{label}:{field.name}"] = total[1:] - total[lag]
+    if schema.place is not None:
+        latitude, longitude = _floats(frame["p:latitude"]), _floats(frame["p:longitude"])
+        before = _previous(latitude, first), _previous(longitude, first)
+        columns["place:distance"] = great_circle_km(latitude, longitude, *before)
+        columns["place:speed"] = speed_kmh(columns["place:distance"], gap)
+    clock = frame["clock"].to_numpy()
+    for name, period in CIRCLES.items():
+        angle = 2 * np.pi * np.mod(clock - MONDAY, period) / period
+        columns[f"circle:{name}_sin"], columns[f"circle:{name}_cos"] = np.sin(angle), np.cos(angle)
+    return columns
+
+
+def great_circle_km(latitude: Any, longitude: Any, from_latitude: Any, from_longitude: Any) -> Any:
+    """Great-circle distance in km by the haversine formula; degrees in, NaN where a place is missing.
+
+    Examples
+    --------
+    >>> round(float(great_circle_km(52.52, 13.405, 48.8566, 2.3522)))  # Berlin from Paris
+    877
+    """
+    phi, phi0 = np.radians(latitude), np.radians(from_latitude)
+    half = np.sin((phi - phi0) / 2) ** 2
+    half = half + np.cos(phi) * np.cos(phi0) * np.sin(np.radians(longitude - from_longitude) / 2) ** 2
+    return 2 * EARTH_RADIUS_KM * np.arcsin(np.sqrt(np.clip(half, 0.0, 1.0)))
+
+
+def speed_kmh(distance_km: Any, gap_seconds: Any) -> Any:
+    """Speed of the trip from the previous place; trips shorter than a minute count as one minute."""
+    return distance_km / (np.maximum(gap_seconds, SHORTEST_TRIP_SECONDS) / 3600.0)
+
+
+def _scaled(column: Column, values: Float) -> Column:
+    """`column` with a robust centre and scale: median and interquartile range of the transformed values."""
+    if not len(values):
+        return column
+    transformed = column.encode(values)
+    low, center, high = np.quantile(transformed, [0.25, 0.5, 0.75])
+    # 1.349 = interquartile range of a standard normal. Half of the values may be equal: fall back on the spread.
+    scale = (high - low) / 1.349 or float(transformed.std()) or 1.0
+    return Column(**{**asdict(column), "center": float(center), "scale": float(scale)})
+
+
+def _asinh_unit(values: Float) -> float:
+    """A hundredth of the median size: payments of cents stay linear, everything of note is logarithmic."""
+    sizes = np.abs(values[values != 0])
+    return float(np.median(sizes)) / 100.0 if len(sizes) else 1.0
+
+
+def _floats(column: pl.Series) -> Float:
+    return column.cast(pl.Float64).fill_null(float("nan")).to_numpy()
+
+
+def _lookup(values: pl.Series, table: Mapping[str, int]) -> NDArray[np.int32]:
+    if not table:
+        return np.zeros(len(values), dtype=np.int32)
+    return values.replace_strict(table, default=UNSEEN, return_dtype=pl.Int32).fill_null(UNSEEN).to_numpy()
+
+
+def _previous(values: Float, first: NDArray[np.int64]) -> Float:
+    shifted = np.concatenate([[np.nan], values[:-1]])[: len(values)]
+    shifted[first] = np.nan
+    return shifted
+
+
+def _previous_difference(time: Float, first: NDArray[np.int64]) -> Float:
+    return time - _previous(time, first)

@@ -1,0 +1,449 @@
+"""Tables -> canonical events, plus the rejected rows with their reasons.
+
+Every row of the input is accepted or rejected, never lost: the two counts add up to the input. A missing number,
+category or place is no reason to reject: the event is kept, its field is null, and scoring calls it incomplete.
+
+The canonical frame has one row per accepted event, sorted by (entity, time, row):
+
+| column | type | what |
+|---|---|---|
+| ``row`` | Int64 | position in the input, from 0, over all files in the order they were read |
+| ``entity`` | String | key; several columns are joined by U+001F; "" without an entity column |
+| ``time`` | Float64 | seconds since 1970-01-01 UTC |
+| ``clock`` | Float64 | the same on the wall clock of the schema's time zone, for hour and weekday |
+| ``event_id`` | String | null where there is none |
+| ``n:<field>`` | Float64 | a number; null = missing; never NaN, never infinite |
+| ``c:<field>`` | String | a category; null = missing |
+| ``p:latitude``, ``p:longitude`` | Float64 | degrees; only if the schema has a place |
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+from uuid import uuid4
+
+import polars as pl
+
+from anomaly.columns import Column, all_reasons, any_fault, number_column, text_column, time_column
+from anomaly.errors import InputError, ParameterError, SchemaError
+from anomaly.schema import Schema, check_columns
+from anomaly.sources import Part, collect, open_parts
+from anomaly.values import number_value, shown, text_value, time_value
+
+__all__ = ["Events", "ParsedEvent", "parse_event", "read_events", "read_labels", "write_table"]
+
+JOINER = "\x1f"  # between the columns of one entity key
+NO_ENTITY = "is missing: every event needs an entity"
+JOINER_INSIDE = "holds the character U+001F, which joins the columns of an entity"
+NOT_UTF8 = "the line holds bytes that are not UTF-8 (save the file as UTF-8)"
+TABLE_SUFFIXES = (".parquet", ".csv", ".ndjson", ".jsonl")
+_ROW, _BAD, _NAIVE, _AMBIGUOUS = "\x1frow", "\x1fbad", "\x1fnaive", "\x1fambiguous"
+_YEAR_1980 = 315_532_800.0
+
+
+@dataclass(frozen=True)
+class Events:
+    """What was read: the accepted events, the rejected rows, and what is worth telling.
+
+    Attributes
+    ----------
+    schema : Schema
+        The schema they were read with.
+    frame : polars.DataFrame
+        The canonical events, sorted by (entity, time, row).
+    rejects : polars.DataFrame
+        ``row``, ``reason``, and the columns in use as text, in input order. A user's own column ``row`` or ``reason``
+        is called ``input:row`` or ``input:reason`` there.
+    n_input : int
+        Rows of the input; always ``len(frame) + len(rejects)``.
+    notes : tuple of str
+        Decisions that a reader should know, such as "12 times without an offset were read as UTC".
+    """
+
+    schema: Schema
+    frame: pl.DataFrame
+    rejects: pl.DataFrame
+    n_input: int
+    notes: tuple[str, ...]
+
+    def __len__(self) -> int:
+        """How many events were accepted."""
+        return self.frame.height
+
+
+class ParsedEvent(NamedTuple):
+    """One live event, parsed by the rules of the batch path.
+
+    Attributes
+    ----------
+    entity : str
+        Key of its entity, "" without an entity column.
+    time, clock : float
+        Seconds since 1970-01-01 UTC, and the same on the local wall clock.
+    numeric : tuple of float
+        Numbers in the order of the schema, NaN = missing.
+    category : tuple of str or None
+        Categories in the order of the schema, None = missing.
+    latitude, longitude : float
+        Degrees, NaN = missing.
+    event_id : str or None
+        Its name, if it has one.
+    """
+
+    entity: str
+    time: float
+    clock: float
+    numeric: tuple[float, ...]
+    category: tuple[str | None, ...]
+    latitude: float
+    longitude: float
+    event_id: str | None
+
+
+def read_events(source: Any, schema: Schema, *, query: str | None = None) -> Events:
+    """Reads a table of events.
+
+    Parameters
+    ----------
+    source : path, glob, folder, list of these, database URI, or frame
+        See `anomaly.sources`.
+    schema : Schema
+        Which column is what. The label is not read.
+    query : str, optional
+        SQL, for a database URI.
+
+    Returns
+    -------
+    Events
+        With ``len(events.frame) + len(events.rejects) == events.n_input``.
+
+    Raises
+    ------
+    InputError
+        If the source cannot be read or has no row.
+    SchemaError
+        If a column of the schema is missing, or of a type that cannot play its role.
+
+    Examples
+    --------
+    A bad value costs its row, a missing one does not:
+
+    >>> from anomaly.schema import NumericField
+    >>> schema = Schema(time="at", entity=("card",), numeric=(NumericField(name="amount"),))
+    >>> table = pl.DataFrame({
+    ...     "at": ["2024-05-01 10:00", "2024-05-01T09:00:00+02:00", "soon", "2024-05-02"],
+    ...     "card": ["a", "a", "a", "b"],
+    ...     "amount": ["12.50", None, "3", "12,50"],
+    ... })
+    >>> events = read_events(table, schema)
+    >>> events.frame.select("row", "entity", "time", "n:amount").rows()
+    [(1, 'a', 1714546800.0, None), (0, 'a', 1714557600.0, 12.5)]
+    >>> for row, reason in events.rejects.select("row", "reason").rows():
+    ...     print(row, reason)
+    2 at 'soon' is not a time (write it like 2024-12-31 23:59:59)
+    3 amount '12,50' is not a number (with decimal = "," it would be one)
+    >>> events.notes
+    ('1 time without an offset was read as UTC', 'amount is missing in 1 event')
+    """
+    parts, notes = open_parts(source, query)
+    for part in parts:
+        check_columns(schema, part.columns, part.name)
+    pieces, starts = [], [0]
+    for part in parts:
+        piece = collect(part, partial(_canonical, schema=schema, start=starts[-1]))
+        pieces.append(piece)
+        starts.append(starts[-1] + piece.height)
+    n_input = starts[-1]
+    if n_input == 0:
+        names = ", ".join(part.name for part in parts[:5])
+        raise InputError(f"{names}: no rows, at most a header; expected at least one event")
+    table = pl.concat(pieces)
+    good = table.filter(~pl.col(_BAD)).sort("entity", "time", "row")
+    duplicates = _duplicates(good, schema)
+    good = good.join(duplicates, on="row", how="anti", maintain_order="left") if duplicates.height else good
+    bad = table.filter(_BAD).select("row", pl.lit(None, pl.String).alias("reason"))
+    rejects = _explained(pl.concat([bad, duplicates]).sort("row"), parts, starts, schema)
+    assert good.height + rejects.height == n_input, "every row is accepted or rejected"
+    return Events(schema, good.drop(_BAD, _NAIVE, _AMBIGUOUS), rejects, n_input, notes + _notes(good, rejects, schema))
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """How one part is read: its frame with intermediate columns, the canonical columns, and the faults."""
+
+    frame: pl.LazyFrame
+    outputs: tuple[pl.Expr, ...]
+    columns: tuple[Column, ...]
+
+
+def _plan(part: Part, schema: Schema) -> _Plan:
+    frame = part.frame.with_row_index(_ROW)
+    types = part.frame.collect_schema()
+    try:
+        frame, time = time_column(frame, schema.time, types[schema.time], schema.time_zone, schema.time_unit)
+        entity = [(name, text_column(name, types[name])) for name in schema.entity]
+        event_id = text_column(schema.event_id, types[schema.event_id]) if schema.event_id else pl.lit(None, pl.String)
+        outputs = [
+            (pl.concat_str([text for _, text in entity], separator=JOINER) if entity else pl.lit("")).alias("entity"),
+            *(time.value.alias("time"), time.clock.alias("clock"), event_id.alias("event_id")),
+        ]
+        columns = [
+            _line_faults(part, schema, types),
+            time,
+            *(_entity_faults(name, text, schema) for name, text in entity),
+        ]
+        for name, alias, low, high in _number_columns(schema):
+            frame, column = number_column(frame, name, types[name], schema.decimal, low=low, high=high)
+            columns.append(column)
+            outputs.append(column.value.alias(alias))
+        outputs += [text_column(name, types[name]).alias(f"c:{name}") for name in schema.categorical]
+    except SchemaError as error:
+        raise SchemaError(f"{part.name}: {error}") from None
+    outputs += [time.naive.alias(_NAIVE), time.ambiguous.alias(_AMBIGUOUS)]
+    return _Plan(frame, tuple(outputs), tuple(columns))
+
+
+def _number_columns(schema: Schema) -> list[tuple[str, str, float, float]]:
+    """(column, canonical name, lowest, highest) of every number, the place last."""
+    numbers = [(field.name, f"n:{field.name}", -math.inf, math.inf) for field in schema.numeric]
+    if schema.place is not None:
+        numbers.append((schema.place.latitude, "p:latitude", -90.0, 90.0))
+        numbers.append((schema.place.longitude, "p:longitude", -180.0, 180.0))
+    return numbers
+
+
+def _line_faults(part: Part, schema: Schema, types: pl.Schema) -> Column:
+    faults = [(where.fill_null(False), pl.lit(reason)) for where, reason in part.faults]
+    texts = [name for name in schema.columns() if types[name] == pl.String]
+    if part.lossy and texts:
+        replaced = pl.any_horizontal(pl.col(name).str.contains("\ufffd", literal=True) for name in texts)
+        faults.append((replaced.fill_null(False), pl.lit(NOT_UTF8)))
+    return Column(pl.lit(None), tuple(faults))
+
+
+def _entity_faults(name: str, text: pl.Expr, schema: Schema) -> Column:
+    faults = [(text.is_null(), pl.lit(f"{name} {NO_ENTITY}"))]
+    if len(schema.entity) > 1:
+        faults.append((text.str.contains(JOINER, literal=True).fill_null(False), pl.lit(f"{name} {JOINER_INSIDE}")))
+    return Column(text, tuple(faults))
+
+
+def _canonical(part: Part, schema: Schema, start: int) -> pl.LazyFrame:
+    plan = _plan(part, schema)
+    row = (pl.col(_ROW).cast(pl.Int64) + start).alias("row")
+    return plan.frame.select(row, *plan.outputs, any_fault(plan.columns).alias(_BAD))
+
+
+def _duplicates(good: pl.DataFrame, schema: Schema) -> pl.DataFrame:
+    """(row, reason) of the events that repeat an earlier one. `good` is sorted by (entity, time, row)."""
+    if schema.event_id is not None:
+        keys = ["event_id"]
+        likely = good.lazy().select("row", *keys).filter(pl.col("event_id").is_not_null())
+        likely = likely.filter(pl.col("event_id").is_duplicated())
+        which = pl.concat_str(pl.lit(f": the same {schema.event_id} '"), pl.col("event_id"), pl.lit("'"))
+        word = "duplicate of row "
+    else:
+        keys = [name for name in good.columns if name not in ("row", "clock", _BAD, _NAIVE, _AMBIGUOUS)]
+        as_before = (pl.col("entity") == pl.col("entity").shift()) & (pl.col("time") == pl.col("time").shift())
+        likely = good.lazy().select("row", *keys).filter(as_before | as_before.shift(-1))
+        which, word = pl.lit(""), "exact duplicate of row "
+    first = pl.col("row").min().over(keys)
+    reason = pl.concat_str(pl.lit(word), first.cast(pl.String), which).alias("reason")
+    return (
+        likely.with_columns(reason, (pl.col("row") > first).alias("later"))
+        .filter("later")
+        .select("row", "reason")
+        .collect()
+    )
+
+
+def _explained(rows: pl.DataFrame, parts: list[Part], starts: list[int], schema: Schema) -> pl.DataFrame:
+    """The rejected rows (row, reason or null), read once more for their reasons and their original values."""
+    names = {name: f"input:{name}" if name in ("row", "reason") else name for name in schema.columns()}
+    empty = {"row": pl.Int64(), "reason": pl.String(), **dict.fromkeys(names.values(), pl.String())}
+    pieces = [pl.DataFrame(schema=empty)]
+    for part, start, stop in zip(parts, starts, starts[1:], strict=False):
+        here = rows.filter(pl.col("row").is_between(start, stop, closed="left"))
+        if here.height:
+            piece = collect(part, partial(_originals, schema=schema, rows=here, start=start, names=names))
+            if piece.height != here.height:
+                raise InputError(f"{part.name}: changed while it was read; read it again when nothing writes to it")
+            pieces.append(piece)
+    return pl.concat(pieces)
+
+
+def _originals(part: Part, schema: Schema, rows: pl.DataFrame, start: int, names: Mapping[str, str]) -> pl.LazyFrame:
+    plan = _plan(part, schema)
+    wanted = rows.lazy().with_columns((pl.col("row") - start).cast(pl.UInt32).alias(_ROW))
+    found = plan.frame.join(wanted.select(_ROW, "row", "reason"), on=_ROW, how="inner")
+    texts = [pl.col(name).cast(pl.String).alias(alias) for name, alias in names.items()]
+    return found.select("row", pl.coalesce("reason", all_reasons(plan.columns)), *texts).sort("row")
+
+
+def _notes(good: pl.DataFrame, rejects: pl.DataFrame, schema: Schema) -> tuple[str, ...]:
+    notes = []
+    if good.height == 0:
+        notes.append(f"no row was accepted; the first one was rejected because {rejects['reason'][0]}")
+        return tuple(notes)
+    if naive := int(good[_NAIVE].sum()):
+        notes.append(f"{_count(naive, 'time', 'was', 'were', ' without an offset')} read as {schema.time_zone}")
+    if twice := int(good[_AMBIGUOUS].sum()):
+        clocks = f" that {schema.time_zone} has twice when clocks go back"
+        notes.append(f"{_count(twice, 'time', 'was', 'were', clocks)} read as the earlier one")
+    if good["time"].max() < _YEAR_1980:  # type: ignore[operator]
+        notes.append("all times are before 1980: if they are no seconds since 1970, check time and time_unit")
+    fields = {"event_id": schema.event_id} if schema.event_id else {}
+    fields |= {name: name[2:] for name in good.columns if name[1:2] == ":"}
+    for name, told in fields.items():
+        if missing := good[name].null_count():
+            notes.append(f"{told} is missing in {_count(missing, 'event')}")
+    return tuple(notes)
+
+
+def _count(number: int, noun: str, one: str = "", many: str = "", between: str = "") -> str:
+    verb = one if number == 1 else many
+    return f"{number:,} {noun}{'' if number == 1 else 's'}{between}{' ' + verb if verb else ''}"
+
+
+def parse_event(event: Mapping[str, Any], schema: Schema) -> ParsedEvent:
+    """Parses one live event by the rules of `read_events`, in plain Python.
+
+    Parameters
+    ----------
+    event : mapping
+        Values by column name, typed or as text. Other keys are ignored; an absent key is a missing value.
+    schema : Schema
+        Which column is what.
+
+    Raises
+    ------
+    InputError
+        With the same reason as in the rejects of `read_events`.
+
+    Examples
+    --------
+    >>> from anomaly.schema import NumericField
+    >>> schema = Schema(time="at", entity=("card",), numeric=(NumericField(name="amount"),), categorical=("shop",))
+    >>> parse_event({"at": "2024-05-01T09:00:00+02:00", "card": 7, "amount": "1,234.50", "shop": "kiosk"}, schema)
+    ParsedEvent(entity='7', time=1714546800.0, clock=1714546800.0, numeric=(1234.5,), category=('kiosk',), latitude=nan,
+    longitude=nan, event_id=None)
+    >>> parse_event({"at": None, "card": "7", "amount": "abc"}, schema)
+    Traceback (most recent call last):
+        ...
+    anomaly.errors.InputError: at is missing: every event needs a time; amount 'abc' is not a number
+    """
+    faults: list[str] = []
+    get = event.get
+    time, clock = time_value(schema.time, get(schema.time), schema.time_zone, schema.time_unit, faults)
+    keys = [_entity_key(name, get(name), schema, faults) for name in schema.entity]
+    numeric = tuple([number_value(field.name, get(field.name), schema.decimal, faults) for field in schema.numeric])
+    latitude = longitude = math.nan
+    if schema.place is not None:
+        north, east = schema.place.latitude, schema.place.longitude
+        latitude = number_value(north, get(north), schema.decimal, faults, low=-90.0, high=90.0)
+        longitude = number_value(east, get(east), schema.decimal, faults, low=-180.0, high=180.0)
+    if faults:
+        raise InputError("; ".join(faults))
+    category = tuple([text_value(get(name)) for name in schema.categorical])
+    event_id = text_value(get(schema.event_id)) if schema.event_id is not None else None
+    return ParsedEvent(JOINER.join(keys), time, clock, numeric, category, latitude, longitude, event_id)
+
+
+def _entity_key(name: str, value: Any, schema: Schema, faults: list[str]) -> str:
+    text = text_value(value)
+    if text is None:
+        faults.append(f"{name} {NO_ENTITY}")
+    elif len(schema.entity) > 1 and JOINER in text:
+        faults.append(f"{name} {JOINER_INSIDE}")
+    return text or ""
+
+
+def read_labels(source: Any, schema: Schema, *, query: str | None = None) -> pl.DataFrame:
+    """Reads the label column alone, for evaluation and the labelled baseline.
+
+    Returns
+    -------
+    polars.DataFrame
+        ``row`` Int64 as in the canonical frame, and ``label`` Boolean, null = unknown. True are numbers other than 0,
+        and the words true, yes, y, t; false are 0 and false, no, n, f.
+
+    Raises
+    ------
+    SchemaError
+        If the schema names no label, the column is absent, or it holds another word.
+    """
+    if schema.label is None:
+        raise SchemaError('the schema names no label; add label = "<column>" to read labels')
+    only = Schema(time=schema.label)
+    parts, _ = open_parts(source, query)
+    pieces = []
+    for part in parts:
+        check_columns(only, part.columns, part.name)
+        dtype = part.frame.collect_schema()[schema.label]
+        text = text_column(schema.label, dtype).str.to_lowercase().alias("text")
+        pieces.append(collect(part, partial(_selected, text=text)))
+    said = pl.concat(pieces)["text"]
+    number = said.cast(pl.Float64, strict=False)
+    yes, no = (
+        said.is_in(["true", "yes", "y", "t"]) | (number != 0),
+        said.is_in(["false", "no", "n", "f"]) | (number == 0),
+    )
+    unknown = said.filter(said.is_not_null() & ~(yes | no).fill_null(False))
+    if len(unknown):
+        raise SchemaError(f"label {schema.label!r} holds '{shown(unknown[0])}'; expected 0 and 1, or true and false")
+    label = pl.select(pl.when(yes.fill_null(False)).then(True).when(no.fill_null(False)).then(False)).to_series()
+    return pl.DataFrame({"row": pl.int_range(len(said), eager=True), "label": label})
+
+
+def _selected(part: Part, text: pl.Expr) -> pl.LazyFrame:
+    return part.frame.select(text)
+
+
+def write_table(frame: pl.DataFrame, path: str | Path) -> Path:
+    """Writes a table, whole or not at all: under a temporary name first, then renamed.
+
+    Parameters
+    ----------
+    frame : polars.DataFrame
+        In CSV, lists are joined by "; ".
+    path : str or Path
+        Ends in .parquet, .csv, .ndjson or .jsonl.
+
+    Returns
+    -------
+    Path
+        Where the table is.
+
+    Raises
+    ------
+    ParameterError
+        For another suffix, or a folder that does not exist.
+    """
+    target = Path(path)
+    suffix = target.suffix.lower()
+    if suffix not in TABLE_SUFFIXES:
+        raise ParameterError(
+            f"{target}: a table is written as {', '.join(TABLE_SUFFIXES)}; got suffix {target.suffix!r}"
+        )
+    if not target.parent.is_dir():
+        raise ParameterError(f"{target}: there is no folder {target.parent}: make it first")
+    temporary = target.with_name(f".{target.name}.{uuid4().hex}.tmp")
+    try:
+        if suffix == ".parquet":
+            frame.write_parquet(temporary)
+        elif suffix == ".csv":
+            lists = [name for name, dtype in frame.schema.items() if dtype == pl.List]
+            frame.with_columns(pl.col(name).cast(pl.List(pl.String)).list.join("; ") for name in lists).write_csv(
+                temporary
+            )
+        else:
+            frame.write_ndjson(temporary)
+        temporary.replace(target)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return target

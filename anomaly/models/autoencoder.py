@@ -1,0 +1,107 @@
+"""Autoencoder: can this event, after this history, be squeezed through a bottleneck and rebuilt.
+
+In the manner of EncDec-AD (Malhotra et al. 2016): an encoder runs over the history with its state carried, a narrow
+bottleneck holds what it made of the event and of what went before, and a decoder rebuilds the recent events in reverse
+order. Since the newest event is rebuilt first, its error needs one decoder step: scoring is one pass, and causal. The
+longer decode trains the bottleneck.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as fn
+
+from anomaly.features import Column
+from anomaly.models.base import SequenceModel, statistics_width
+from anomaly.models.batches import Events, Table
+from anomaly.models.cells import Memory
+from anomaly.models.heads import FieldSet, Prediction, spread_locations
+
+
+class AutoencoderNetwork(nn.Module):
+    """Encoder memory, bottleneck with noise, decoder LSTM and one layer of predictive heads."""
+
+    def __init__(
+        self,
+        numeric: Sequence[Column],
+        category: Sequence[Column],
+        hidden: int,
+        bottleneck: int,
+        noise: float,
+        steps: int,
+    ) -> None:
+        super().__init__()
+        self.memory = Memory(numeric, category, hidden)
+        self.fields = FieldSet.of(numeric, category)
+        self.noise, self.steps = noise, steps
+        self.encoder = nn.Linear(hidden + self.memory.embedding.size + statistics_width(numeric), hidden)
+        self.bottleneck = nn.Linear(hidden, bottleneck)
+        self.decoder = nn.LSTM(bottleneck, hidden)
+        self.numbers = spread_locations(nn.Linear(hidden, self.fields.number_width))
+        self.categories = nn.Linear(hidden, self.fields.category_width)
+
+    def encode(self, memory: Tensor, events: Events) -> Tensor:
+        """Bottleneck of n events given the memory before each: (n, Z), each number in (-1, 1)."""
+        embedded = self.memory.embedding(events.numeric, events.category)
+        code = fn.silu(self.encoder(torch.cat([memory, embedded, events.statistics], dim=1)))
+        code = torch.tanh(self.bottleneck(code))
+        if self.training and self.noise:
+            code = code + self.noise * torch.randn_like(code)
+        return code
+
+    def decode(self, code: Tensor, steps: int) -> list[Prediction]:
+        """Distributions of the event itself, then of those before it, newest first."""
+        output, _ = self.decoder(code.expand(steps, *code.shape))
+        return [Prediction(self.fields, self.numbers(part), self.categories(part)) for part in output]
+
+    def predict(self, memory: Tensor, events: Events) -> Prediction:
+        """Distributions of the fields of n events as rebuilt."""
+        return self.decode(self.encode(memory, events), 1)[0]
+
+    def extra_loss(self, memory: Tensor, index: Tensor, table: Table) -> Tensor:
+        """Loss of rebuilding the remembered events, newest first, for a sample of the events."""
+        if not self.steps:
+            return memory.new_zeros(())
+        chosen = torch.arange(0, len(index), 4, device=index.device)
+        index, memory = index[chosen], memory[chosen]
+        code = self.encode(memory, Events.pick(table, index))
+        newest = torch.from_numpy(table.memory[index.cpu().numpy()]).to(index.device)
+        total = memory.new_zeros(())
+        for step, prediction in enumerate(self.decode(code, 1 + self.steps)[1:], start=1):
+            past = Events.pick(table, (newest - step).clamp(min=0))
+            known = (newest - step >= 0) & (table.sequence[newest - step] == table.sequence[index])
+            losses = prediction.losses(past).sum(dim=1)
+            total = total + (losses * known).sum() / known.sum().clamp(min=1)
+        return 0.25 * total / self.steps
+
+
+@dataclass(kw_only=True)
+class Autoencoder(SequenceModel):
+    """Sequence autoencoder with a narrow, noisy bottleneck.
+
+    Parameters
+    ----------
+    bottleneck : int
+        Numbers that an event and its history must pass through.
+    noise : float
+        Standard deviation of the noise on each of them while training; they lie in (-1, 1). It bounds what they can
+        carry, so that the decoder keeps to what is usual.
+    decoded : int
+        Earlier events that are rebuilt too while training.
+    """
+
+    bottleneck: int = 8
+    noise: float = 0.3
+    decoded: int = 2
+
+    @property
+    def name(self) -> str:
+        """Short name, for columns and files."""
+        return "autoencoder"
+
+    def _make(self, numeric: Sequence[Column], category: Sequence[Column]) -> nn.Module:
+        return AutoencoderNetwork(numeric, category, self.hidden, self.bottleneck, self.noise, self.decoded)

@@ -1,0 +1,163 @@
+"""The Model protocol, what the sequence models share, and `check_model`, the contract as a function."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from anomaly.errors import NotFittedError
+from anomaly.features import Column
+from anomaly.models.batches import Table
+from anomaly.models.heads import FieldSet, Prediction
+from anomaly.models.training import Mask, Progress, Run, Trainer, Training, autocast, choose_device, scan
+from anomaly.sequences import Sequences
+
+
+@dataclass(kw_only=True)
+class SequenceModel:
+    """A network over whole histories that states how strange each field of each event is.
+
+    Parameters are kept as given; learned names end in ``_``.
+
+    Parameters
+    ----------
+    hidden : int
+        Numbers in the memory.
+    quarantine : float
+        Seconds that an event waits before it enters the memory: 0 = a plain next-step model.
+    training : Training
+        How to train.
+    seed : int
+        Same seed, same machine, same numbers.
+    device : str, optional
+        Where to work; chosen automatically.
+    """
+
+    hidden: int = 64
+    quarantine: float = 0.0
+    training: Training = field(default_factory=Training)
+    seed: int = 0
+    device: str | None = None
+
+    def __post_init__(self) -> None:
+        self.network_: nn.Module | None = None
+        self.run_: Run | None = None
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """Short name, for columns and files."""
+
+    @abstractmethod
+    def _make(self, numeric: Sequence[Column], category: Sequence[Column]) -> nn.Module:
+        """Return an untrained network."""
+
+    def prepare(self, numeric: Sequence[Column], category: Sequence[Column]) -> None:
+        """Make the untrained network for these columns."""
+        self.numeric_, self.category_ = tuple(numeric), tuple(category)
+        with torch.random.fork_rng():
+            torch.manual_seed(self.seed)
+            self.network_ = self._make(numeric, category).to(choose_device(self.device))
+
+    def fit(
+        self,
+        sequences: Sequences,
+        numeric: Sequence[Column],
+        category: Sequence[Column],
+        *,
+        train: Mask,
+        valid: Mask,
+        progress: Progress | None = None,
+        checkpoint: Path | None = None,
+        resume: bool = False,
+    ) -> SequenceModel:
+        """Train on the events of `train`, stop on those of `valid` (both (N,) bool); returns self."""
+        self.prepare(numeric, category)
+        trainer = Trainer(
+            self._network(),
+            sequences,
+            self.table(sequences),
+            train=train,
+            valid=valid,
+            window=self.quarantine or 86400.0,
+            training=self.training,
+            seed=self.seed,
+        )
+        self.run_ = trainer.fit(progress=progress, checkpoint=checkpoint, resume=resume)
+        return self
+
+    @property
+    def fields(self) -> FieldSet:
+        """The K scored fields, in the order of the columns of `errors`."""
+        self._network()
+        return FieldSet.of(self.numeric_, self.category_)
+
+    def table(self, sequences: Sequences) -> Table:
+        """Tensors of `sequences` for this model, on its device."""
+        device = next(self._network().parameters()).device
+        return Table.of(sequences, self.quarantine, averaged(self.numeric_), device)
+
+    @torch.inference_mode()
+    def errors(self, sequences: Sequences, mask: Mask | None = None) -> NDArray[np.float32]:
+        """-ln of the tail probability of each field of each event, shape (N, K).
+
+        Higher = stranger, >= 0; NaN = no statement (a missing field, or an event outside `mask`).
+        One pass: N events cost N recurrent steps.
+        """
+        network = self._network()
+        table = self.table(sequences)
+        result = np.full((len(sequences), len(self.fields)), np.nan, dtype=np.float32)
+        for events, memory, index in scan(network, table, sequences, mask):
+            with autocast(memory.device):
+                prediction = network.predict(memory, events)  # type: ignore[operator]
+            result[index.cpu().numpy()] = prediction.errors(events).float().cpu().numpy()
+        return result
+
+    @torch.inference_mode()
+    def predictions(self, sequences: Sequences, mask: Mask) -> tuple[NDArray[np.int64], Prediction]:
+        """Predictive distributions of the chosen events: their indices (n,), rising, and the distributions."""
+        network = self._network()
+        found = [
+            (index, network.predict(memory, events))  # type: ignore[operator]
+            for events, memory, index in scan(network, self.table(sequences), sequences, mask)
+        ]
+        index = torch.cat([index for index, _ in found]).cpu()
+        order = torch.argsort(index)
+        numbers = torch.cat([prediction.numbers for _, prediction in found]).cpu()[order]
+        categories = torch.cat([prediction.categories for _, prediction in found]).cpu()[order]
+        return index[order].numpy(), Prediction(self.fields, numbers, categories)
+
+    def arrays(self) -> dict[str, Tensor]:
+        """Learned weights by name."""
+        return {name: value.detach().cpu().contiguous() for name, value in self._network().state_dict().items()}
+
+    def restore(
+        self, numeric: Sequence[Column], category: Sequence[Column], arrays: Mapping[str, Any]
+    ) -> SequenceModel:
+        """Take over weights that `arrays` gave; returns self."""
+        self.prepare(numeric, category)
+        self._network().load_state_dict({name: torch.as_tensor(value) for name, value in arrays.items()})
+        return self
+
+    def _network(self) -> nn.Module:
+        if self.network_ is None:
+            raise NotFittedError(f"{type(self).__name__}: not fitted yet; call fit(...) or load a saved detector")
+        return self.network_
+
+
+def averaged(numeric: Sequence[Column]) -> list[int]:
+    """Numeric columns whose remembered averages the heads see: the scored ones."""
+    return [index for index, column in enumerate(numeric) if column.scored]
+
+
+def statistics_width(numeric: Sequence[Column]) -> int:
+    """Columns of `Table.statistics`."""
+    return 1 + 2 * len(averaged(numeric))

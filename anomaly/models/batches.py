@@ -1,0 +1,179 @@
+"""Sequences <-> torch batches: in length order, in chunks of steps, in bounded memory.
+
+Sequences are cut into rows, rows of like length share a batch, and a batch is read in chunks of steps with the
+recurrent state carried from one to the next. Since the rows of a batch stand in falling length, those that end drop
+off the end, and padding never costs more than one chunk. No window is ever copied out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from anomaly.sequences import Sequences, lagged
+
+Int = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Table:
+    """All that a model reads of N events, as tensors on one device.
+
+    numeric : (N, F) float32, NaN = missing; category : (N, C) int64; statistics : (N, Q) float32, what the entity's
+    remembered events average to; sequence : (N,) int64, number of the event's sequence; memory : (N,) int64, index of
+    the first event that is too young to be remembered.
+    """
+
+    numeric: Tensor
+    category: Tensor
+    statistics: Tensor
+    sequence: Tensor
+    memory: Int
+
+    @classmethod
+    def of(cls, sequences: Sequences, quarantine: float, averaged: Sequence[int], device: torch.device) -> Table:
+        """Gather the table of `sequences` for a memory that is at least `quarantine` seconds old.
+
+        `averaged` names the numeric columns whose remembered values are averaged.
+        """
+        memory = memory_border(sequences, quarantine)
+        return cls(
+            numeric=torch.from_numpy(sequences.numeric.copy()).to(device),
+            category=torch.from_numpy(sequences.category.astype(np.int64)).to(device),
+            statistics=torch.from_numpy(memory_statistics(sequences, memory, averaged)).to(device),
+            sequence=torch.from_numpy(sequences.sequence).to(device),
+            memory=memory,
+        )
+
+
+@dataclass(frozen=True)
+class Events:
+    """The events of one step of work: rows of a `Table` picked by index; n events."""
+
+    numeric: Tensor  # (n, F)
+    category: Tensor  # (n, C)
+    statistics: Tensor  # (n, Q)
+
+    @classmethod
+    def pick(cls, table: Table, index: Tensor) -> Events:
+        """Rows `index` of the table."""
+        return cls(table.numeric[index], table.category[index], table.statistics[index])
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """T steps of B rows; `index` (T, B) points into the table, clipped to the row where it is over."""
+
+    index: Int
+    valid: NDArray[np.bool_]  # (T, B)
+    start: Int  # (B,) first event of each row
+    step: int  # steps of the rows before this chunk
+
+
+def memory_border(sequences: Sequences, quarantine: float) -> Int:
+    """Index of the first event that the memory before each event does not hold, shape (N,).
+
+    With a quarantine above 0 the memory holds the entity's events that are at least so many seconds old; with 0 it
+    holds every earlier one, equal times included.
+    """
+    if quarantine > 0:
+        return lagged(sequences.time, sequences.offsets, quarantine)
+    return np.arange(len(sequences))
+
+
+def memory_statistics(sequences: Sequences, memory: Int, averaged: Sequence[int]) -> NDArray[np.float32]:
+    """Number, mean and spread of the entity's remembered values, shape (N, 1 + 2 averaged).
+
+    Each column's sums start with one pseudo-event of mean 0 and variance 1 (the population, in encoded units), so that
+    young entities are not over-trusted. Values count clipped to +-`CLIP`, so that one monster does not own the mean.
+    """
+    start = np.repeat(sequences.offsets[:-1], sequences.lengths)
+    columns = [np.log1p(memory - start)]
+    for column in sequences.numeric.T[list(averaged)]:
+        known = np.isfinite(column)
+        value = np.clip(np.where(known, column, 0.0).astype(np.float64), -CLIP, CLIP)
+        sums = [_between(part, start, memory) for part in (known.astype(np.float64), value, value**2)]
+        columns += [*mean_and_spread(*sums)]
+    return np.stack(columns, axis=1).astype(np.float32)
+
+
+CLIP = 8.0
+
+
+def mean_and_spread(
+    count: NDArray[np.float64], total: NDArray[np.float64], square: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Mean and standard deviation with one pseudo-event of mean 0 and variance 1."""
+    mean = total / (count + 1.0)
+    variance = (square + 1.0) / (count + 1.0) - mean**2
+    return mean, np.sqrt(np.maximum(variance, 1e-4))
+
+
+def _between(values: NDArray[np.float64], start: Int, stop: Int) -> NDArray[np.float64]:
+    total = np.concatenate([[0.0], np.cumsum(values)])
+    return np.asarray(total[stop] - total[start])
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Rows of events (start and length of each), grouped into batches of like length."""
+
+    groups: tuple[tuple[Int, Int], ...]
+    steps: int
+
+    @classmethod
+    def of(
+        cls, offsets: Int, *, until: Int | None = None, events: int = 4096, steps: int = 64, longest: int | None = None
+    ) -> Plan:
+        """Plan the batches of one pass.
+
+        Parameters
+        ----------
+        offsets : ndarray, shape (S + 1,)
+            Borders of the sequences.
+        until : ndarray, shape (S,), optional
+            Read only the first `until` events of each sequence.
+        events : int
+            Events of one chunk, about: as many rows share a batch. Small enough to stay in the processor's cache.
+        steps : int
+            Longest chunk.
+        longest : int, optional
+            Cut longer sequences into rows of this many events, so that a few long ones train side by side. The state
+            starts afresh at a cut: for training only.
+        """
+        start = offsets[:-1]
+        length = np.diff(offsets) if until is None else until
+        if longest is not None:
+            pieces = np.maximum(1, -(-length // longest))
+            number = np.arange(pieces.sum()) - np.repeat(np.cumsum(pieces) - pieces, pieces)
+            start = np.repeat(start, pieces) + number * longest
+            length = np.minimum(np.repeat(length, pieces) - number * longest, longest)
+        start, length = start[length > 0], length[length > 0]
+        order = np.argsort(-length, kind="stable")
+        start, length = start[order], length[order]
+        groups, first = [], 0
+        while first < len(start):
+            size = max(1, events // min(steps, int(length[first])))
+            groups.append((start[first : first + size], length[first : first + size]))
+            first += size
+        return cls(tuple(groups), steps)
+
+    @property
+    def events(self) -> int:
+        """Number of events in all rows."""
+        return int(sum(length.sum() for _, length in self.groups))
+
+    def chunks(self, group: int) -> Iterator[Chunk]:
+        """Chunks of one batch, in the order of time."""
+        start, length = self.groups[group]
+        for step in range(0, int(length[0]), self.steps):
+            alive = int(np.searchsorted(-length, -step, side="left"))
+            time = np.arange(step, min(step + self.steps, int(length[0])))[:, None]
+            valid = time < length[None, :alive]
+            index = start[None, :alive] + np.minimum(time, length[None, :alive] - 1)
+            yield Chunk(index, valid, start[:alive], step)

@@ -1,0 +1,49 @@
+"""Forecaster: what will this entity do next, given what it did until now."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from anomaly.features import Column
+from anomaly.models.base import SequenceModel, statistics_width
+from anomaly.models.batches import Events, Table
+from anomaly.models.cells import Memory
+from anomaly.models.heads import Prediction, StagedHeads
+
+
+class ForecasterNetwork(nn.Module):
+    """LSTM memory and staged predictive heads."""
+
+    def __init__(self, numeric: Sequence[Column], category: Sequence[Column], hidden: int) -> None:
+        super().__init__()
+        self.memory = Memory(numeric, category, hidden)
+        self.heads = StagedHeads(numeric, category, hidden, statistics_width(numeric), hidden)
+        self.fields = self.heads.fields
+
+    def predict(self, memory: Tensor, events: Events) -> Prediction:
+        """Distributions of the fields of n events from the memory before each, (n, H)."""
+        prediction: Prediction = self.heads(memory, events)
+        return prediction
+
+    def extra_loss(self, memory: Tensor, index: Tensor, table: Table) -> Tensor:  # noqa: ARG002
+        """Nothing beyond the likelihood."""
+        return memory.new_zeros(())
+
+
+@dataclass(kw_only=True)
+class Forecaster(SequenceModel):
+    """Next-step forecaster: a causal LSTM whose memory before event t predicts the fields of event t.
+
+    With a quarantine the memory is at least that old, so that a run of fraud cannot explain itself away.
+    """
+
+    @property
+    def name(self) -> str:
+        """Short name, for columns and files."""
+        return "forecaster"
+
+    def _make(self, numeric: Sequence[Column], category: Sequence[Column]) -> nn.Module:
+        return ForecasterNetwork(numeric, category, self.hidden)

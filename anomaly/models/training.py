@@ -1,0 +1,324 @@
+"""The one training loop: seeded, clipped, stopped early on later time, robust to what hides in the history.
+
+Training goes over rows in length order, in chunks with the state carried (truncated back-propagation through time).
+After each epoch the events whose accumulated evidence is in the top `drop_share` get weight zero and the loop goes on:
+an unlabelled history holds the fraud too, and a plain fit would learn it.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from anomaly.errors import ArtifactError, ParameterError
+from anomaly.evidence import accumulate, combine_fields, rank_surprise
+from anomaly.models.batches import Events, Plan, Table
+from anomaly.models.cells import Memory, Reader
+from anomaly.models.heads import FieldSet, Prediction
+from anomaly.sequences import Sequences
+
+Mask = NDArray[np.bool_]
+Say = Callable[[str], None]
+
+
+class Network(Protocol):
+    """What the loop asks of a network."""
+
+    memory: Memory
+    fields: FieldSet
+
+    def predict(self, memory: Tensor, events: Events) -> Prediction:
+        """Distributions of the fields of n events from the memory before each, (n, H)."""
+
+    def extra_loss(self, memory: Tensor, index: Tensor, table: Table) -> Tensor:
+        """Loss beyond the likelihood of the events themselves: a scalar, 0 if there is none."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """How to train.
+
+    Parameters
+    ----------
+    epochs : int, optional
+        Most passes over the history; by default enough for about 2,000 steps, between 6 and 40.
+    patience : int
+        Epochs without a better validation loss before the loop stops.
+    learning_rate : float
+        Of Adam at the start; falls to a tenth along a cosine.
+    clip : float
+        Largest norm of the gradient.
+    drop_share : float
+        Share of the events, those with the strangest recent past, that train nothing in the next epoch.
+    batch_events, steps, longest : int
+        Events of one step of work, longest chunk and longest row; see `batches.Plan`.
+    """
+
+    epochs: int | None = None
+    patience: int = 2
+    learning_rate: float = 4e-3
+    clip: float = 1.0
+    drop_share: float = 0.03
+    batch_events: int = 4096
+    steps: int = 64
+    longest: int = 512
+
+    def __post_init__(self) -> None:
+        if self.epochs is not None and self.epochs < 1:
+            raise ParameterError(f"Training: epochs must be at least 1, got {self.epochs}")
+        if not 0 <= self.drop_share < 0.5:
+            raise ParameterError(f"Training: drop_share must be in [0, 0.5), got {self.drop_share}")
+
+
+@dataclass
+class Run:
+    """State of a training run, whole enough to go on from: see `save` and `load`."""
+
+    epoch: int = 0
+    best_epoch: int = 0
+    best_loss: float = math.inf
+    interrupted: bool = False
+    history: list[dict[str, float]] = field(default_factory=list)
+
+
+class Trainer:
+    """Trains one network on one history.
+
+    Parameters
+    ----------
+    network : nn.Module and Network
+        Trained in place; holds the best epoch's weights at the end.
+    sequences, table : Sequences, Table
+        The history and its tensors.
+    train, valid : ndarray of bool, shape (N,)
+        Events that train (the first ones of each entity), and the later ones that say when to stop.
+    window : float
+        Seconds over which evidence is accumulated for the robust weights.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        sequences: Sequences,
+        table: Table,
+        *,
+        train: Mask,
+        valid: Mask,
+        window: float,
+        training: Training,
+        seed: int,
+    ) -> None:
+        self.network, self.sequences, self.table = network, sequences, table
+        self.train, self.valid, self.window = train, valid, window
+        self.training, self.seed = training, seed
+        until = np.add.reduceat(train.astype(np.int64), sequences.offsets[:-1])
+        self.plan = Plan.of(
+            sequences.offsets,
+            until=until,
+            events=training.batch_events,
+            steps=training.steps,
+            longest=training.longest,
+        )
+        self.steps = sum(-(-int(length[0]) // training.steps) for _, length in self.plan.groups)
+        self.epochs = training.epochs or int(np.clip(2000 // max(1, self.steps), 6, 40))
+        self.weight = train.astype(np.float32)
+        self.optimizer = torch.optim.Adam(network.parameters(), lr=training.learning_rate)
+        self.schedule = lambda step: 0.55 + 0.45 * math.cos(math.pi * min(1.0, step / (self.epochs * self.steps)))
+        self.run = Run()
+        self.best: dict[str, Tensor] = {}
+
+    def fit(self, *, progress: Progress | None = None, checkpoint: Path | None = None, resume: bool = False) -> Run:
+        """Train until the validation loss stops falling, the epochs end, or Ctrl-C; keep the best epoch."""
+        if resume and checkpoint is not None and checkpoint.exists():
+            self._load(checkpoint)
+        try:
+            while self.run.epoch < self.epochs and self.run.epoch - self.run.best_epoch < self._patience():
+                self._epoch(progress)
+                if checkpoint is not None:
+                    self._save(checkpoint)
+        except KeyboardInterrupt:
+            if not self.best:
+                raise
+            self.run.interrupted = True
+        self.network.load_state_dict(self.best)
+        return self.run
+
+    def _patience(self) -> int:
+        return self.training.patience + 1 if self.run.best_epoch == 0 else self.training.patience
+
+    def _epoch(self, progress: Progress | None) -> None:
+        epoch = self.run.epoch + 1
+        started = time.perf_counter()
+        with torch.random.fork_rng():
+            torch.manual_seed(self.seed * 100_003 + epoch)
+            loss, errors = self._pass(epoch, progress)
+        valid_loss = evaluate(self.network, self.table, self.sequences, self.valid)
+        seconds = time.perf_counter() - started
+        self._reweight(errors)
+        self.run.epoch = epoch
+        if valid_loss < self.run.best_loss or not self.best:
+            self.run.best_loss, self.run.best_epoch = valid_loss, epoch
+            self.best = {name: value.detach().clone() for name, value in self.network.state_dict().items()}
+        self.run.history.append({"epoch": epoch, "train_loss": loss, "valid_loss": valid_loss, "seconds": seconds})
+        if progress is not None:
+            progress.epoch(epoch, self.epochs, loss, valid_loss)
+
+    def _pass(self, epoch: int, progress: Progress | None) -> tuple[float, NDArray[np.float32]]:
+        """Train on every row once; return the mean loss per event and the errors (N, K) seen on the way."""
+        order = np.random.default_rng([self.seed, epoch]).permutation(len(self.plan.groups))
+        device = self.table.numeric.device
+        weight = torch.from_numpy(self.weight).to(device)
+        errors: NDArray[np.float32] | None = None
+        total, count, step = 0.0, 0.0, (epoch - 1) * self.steps
+        self.network.train()
+        for group in order:
+            reader = Reader(self.network.memory, self.table)  # type: ignore[arg-type]
+            for chunk in self.plan.chunks(group):
+                for parameters in self.optimizer.param_groups:
+                    parameters["lr"] = self.training.learning_rate * self.schedule(step)
+                step += 1
+                with autocast(device):
+                    index, memory = reader.read(chunk)
+                    events = Events.pick(self.table, index)
+                    prediction = self.network.predict(memory, events)  # type: ignore[operator]
+                    chosen = weight[index]
+                    summed = (prediction.losses(events).sum(dim=1) * chosen).sum()
+                    extra = self.network.extra_loss(memory, index, self.table)  # type: ignore[operator]
+                number = float(chosen.sum())
+                loss = summed / max(1.0, number) + extra
+                self.optimizer.zero_grad(set_to_none=True)
+                loss.backward()
+                nn.utils.clip_grad_norm_(self.network.parameters(), self.training.clip)
+                self.optimizer.step()
+                total, count = total + float(summed), count + number
+                with torch.no_grad():
+                    found = prediction.errors(events).float().cpu().numpy()
+                if errors is None:
+                    errors = np.full((len(self.sequences), found.shape[1]), np.nan, dtype=np.float32)
+                errors[index.cpu().numpy()] = found
+                if progress is not None:
+                    progress.events(len(index), self.plan.events, total / max(1.0, count))
+        assert errors is not None
+        return total / max(1.0, count), errors
+
+    def _reweight(self, errors: NDArray[np.float32]) -> None:
+        """Give weight zero to the training events whose recent past is the strangest."""
+        if not self.training.drop_share:
+            return
+        surprise = rank_surprise(combine_fields(errors, self.network.fields.weight))
+        evidence = accumulate(self.sequences, surprise, self.window)
+        limit = np.quantile(evidence[self.train], 1 - self.training.drop_share)
+        self.weight = (self.train & (evidence <= limit)).astype(np.float32)
+
+    def _fingerprint(self) -> str:
+        shape = [len(self.sequences), int(self.train.sum()), int(self.valid.sum()), float(self.sequences.time.sum())]
+        return json.dumps([asdict(self.training), self.seed, self.window, shape, _shapes(self.network)])
+
+    def _save(self, path: Path) -> None:
+        tensors = {f"network.{k}": v for k, v in self.network.state_dict().items()}
+        tensors |= {f"best.{k}": v for k, v in self.best.items()}
+        for number, state in self.optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer.{number}.{k}": v for k, v in state.items()}
+        tensors["weight"] = torch.from_numpy(self.weight)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(path.name + ".part")
+        save_file(
+            {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()},
+            temporary,
+            metadata={"run": json.dumps(asdict(self.run)), "fingerprint": self._fingerprint()},
+        )
+        temporary.replace(path)
+
+    def _load(self, path: Path) -> None:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata()
+            if metadata.get("fingerprint") != self._fingerprint():
+                raise ArtifactError(
+                    f"Trainer: the checkpoint {path} belongs to other data or settings; fit without resume to start anew"
+                )
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+        self.run = Run(**json.loads(metadata["run"]))
+        self.network.load_state_dict(_under("network.", tensors))
+        self.best = _under("best.", tensors)
+        self.weight = tensors["weight"].numpy()
+        state: dict[int, dict[str, Tensor]] = {}
+        for name, value in _under("optimizer.", tensors).items():
+            number, key = name.split(".", 1)
+            state.setdefault(int(number), {})[key] = value
+        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": state})
+
+
+class Progress(Protocol):
+    """What the loop tells while it runs."""
+
+    def events(self, done: int, total: int, loss: float) -> None:
+        """`done` more events of an epoch of `total` are trained; mean loss so far in the epoch."""
+
+    def epoch(self, epoch: int, epochs: int, train_loss: float, valid_loss: float) -> None:
+        """An epoch is over."""
+
+
+def autocast(device: torch.device) -> Any:
+    """Mixed precision on CUDA, plain float32 elsewhere."""
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type == "cuda")
+
+
+def choose_device(name: str | None = None) -> torch.device:
+    """The device to work on: CUDA if there is one, else MPS, else the CPU; or the one named."""
+    if name is not None:
+        return torch.device(name)
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+@torch.inference_mode()
+def evaluate(network: nn.Module, table: Table, sequences: Sequences, mask: Mask) -> float:
+    """Mean loss per event over the events of `mask`, each after its whole history."""
+    total, count = 0.0, 0
+    for events, memory, _ in scan(network, table, sequences, mask):
+        total += float(network.predict(memory, events).losses(events).sum())  # type: ignore[operator]
+        count += len(memory)
+    return total / max(1, count)
+
+
+def scan(network: nn.Module, table: Table, sequences: Sequences, mask: Mask | None = None) -> Any:
+    """Read whole histories once, and yield (events, memory before each, index) of the events of `mask`, batch by batch."""
+    network.eval()
+    until = None
+    if mask is not None:  # no need to read on behind the last chosen event of a sequence
+        position = np.where(mask, sequences.position + 1, 0)
+        until = np.maximum.reduceat(position, sequences.offsets[:-1])
+    plan = Plan.of(sequences.offsets, until=until, events=16_384, steps=64)
+    device = table.numeric.device
+    chosen = None if mask is None else torch.from_numpy(mask).to(device)
+    for group in range(len(plan.groups)):
+        reader = Reader(network.memory, table)  # type: ignore[arg-type]
+        for chunk in plan.chunks(group):
+            with autocast(device):
+                index, memory = reader.read(chunk)
+            if chosen is not None:
+                keep = chosen[index]
+                index, memory = index[keep], memory[keep]
+            if len(index):
+                yield Events.pick(table, index), memory, index
+
+
+def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+
+
+def _shapes(network: nn.Module) -> dict[str, list[int]]:
+    return {name: list(value.shape) for name, value in network.state_dict().items()}

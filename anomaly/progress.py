@@ -1,0 +1,78 @@
+"""Progress of long work on standard error: a bar on a terminal, a line per epoch elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+
+class TrainingBar:
+    """A training run's progress: loss, events per second and time left.
+
+    Parameters
+    ----------
+    name : str
+        What is trained.
+    show : bool, optional
+        Show it at all; by default if standard error is a terminal.
+    """
+
+    def __init__(self, name: str, *, show: bool | None = None) -> None:
+        self.console = Console(stderr=True)
+        self.name = name
+        self.show = self.console.is_terminal if show is None else show
+        self.bar: Progress | None = None
+        self._started = time.perf_counter()
+        self._done = 0
+
+    def __enter__(self) -> TrainingBar:
+        """Start the bar."""
+        if self.show and self.console.is_terminal:
+            self.bar = Progress(
+                TextColumn("{task.description}"),
+                BarColumn(),
+                TextColumn("loss {task.fields[loss]:.3f}  {task.fields[speed]:,.0f} events/s"),
+                TimeRemainingColumn(),
+                console=self.console,
+                transient=True,
+            )
+            self.bar.start()
+            self.bar.add_task(f"{self.name} epoch 1", total=None, loss=float("nan"), speed=0.0)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Stop the bar."""
+        if self.bar is not None:
+            self.bar.stop()
+
+    def events(self, done: int, total: int, loss: float) -> None:
+        """`done` more events of an epoch of `total` are trained; mean loss so far in the epoch."""
+        self._done += done
+        if self.bar is not None:
+            speed = self._done / (time.perf_counter() - self._started)
+            task = self.bar.tasks[0].id
+            self.bar.update(task, total=total, completed=self._done % (total + 1), loss=loss, speed=speed)
+
+    def epoch(self, epoch: int, epochs: int, train_loss: float, valid_loss: float) -> None:
+        """An epoch is over."""
+        if not self.show:
+            return
+        seconds = time.perf_counter() - self._started
+        text = f"{self.name} epoch {epoch} of at most {epochs}: loss {train_loss:.3f}, later time {valid_loss:.3f}"
+        self.say(f"{text}, {self._done / seconds:,.0f} events/s")
+        self._started, self._done = time.perf_counter(), 0
+        if self.bar is not None:
+            self.bar.update(self.bar.tasks[0].id, description=f"{self.name} epoch {epoch + 1}", completed=0)
+
+    def say(self, text: str) -> None:
+        """Print a line above the bar, or on standard error where there is no terminal."""
+        if self.bar is not None:
+            self.bar.console.print(text, style="dim", highlight=False)
+        else:
+            print(text, file=sys.stderr, flush=True)

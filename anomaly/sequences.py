@@ -1,0 +1,161 @@
+"""Sequences: the one value type between the events of a table and the models that read them.
+
+Ragged data as flat arrays and offsets: all events of the first entity, then all of the second, each in the order of
+time. Nothing is padded, and masks over the N events select what is trained on, calibrated with and scored, so that
+history stays in place as context.
+
+Letters used in shapes all over the package: S sequences, N events, F numeric columns, C category columns, K scored
+fields, T steps, B rows of a batch, H hidden units, M mixture components.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from anomaly.errors import InputError
+
+_LARGEST_KEY = 4e18  # microseconds; a block of entities whose summed spans stay below this fits into int64
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Sequences:
+    """Event histories of S entities with N events in all; frozen, and checked once when made.
+
+    Parameters
+    ----------
+    entity : ndarray of str, shape (S,)
+        Key of each sequence.
+    offsets : ndarray of int64, shape (S + 1,)
+        Events of sequence s are ``offsets[s]:offsets[s + 1]``; rising from 0 to N, no sequence is empty.
+    time : ndarray of float64, shape (N,)
+        Seconds since 1970-01-01 UTC; never falls inside a sequence.
+    numeric : ndarray of float32, shape (N, F)
+        Scaled numbers; NaN = missing.
+    category : ndarray of int32, shape (N, C)
+        Codes; 0 = unseen (or too rare in the history to be told apart), 1 = missing.
+    row : ndarray of int64, shape (N,)
+        Position of each event in the input.
+
+    Raises
+    ------
+    InputError
+        If shapes disagree, times fall inside a sequence, or offsets do not rise from 0 to N.
+    """
+
+    entity: NDArray[np.object_]
+    offsets: NDArray[np.int64]
+    time: NDArray[np.float64]
+    numeric: NDArray[np.float32]
+    category: NDArray[np.int32]
+    row: NDArray[np.int64]
+
+    def __post_init__(self) -> None:
+        n = len(self.time)
+        _require(
+            len(self.offsets) == len(self.entity) + 1, "offsets", f"{len(self.entity) + 1} values", len(self.offsets)
+        )
+        _require(
+            self.offsets[0] == 0 and self.offsets[-1] == n, "offsets", f"0 first and {n} last", self.offsets[[0, -1]]
+        )
+        _require(
+            bool((np.diff(self.offsets) > 0).all()), "offsets", "rising (no empty sequence)", "a step of 0 or less"
+        )
+        for name, rows in (("numeric", len(self.numeric)), ("category", len(self.category)), ("row", len(self.row))):
+            _require(rows == n, name, f"{n} rows, as many as time", rows)
+        fell = np.diff(self.time) < 0
+        fell[self.offsets[1:-1] - 1] = False
+        _require(not fell.any(), "time", "not falling inside a sequence", f"a fall after event {int(fell.argmax())}")
+        for array in (self.offsets, self.time, self.numeric, self.category, self.row):
+            array.setflags(write=False)
+
+    def __len__(self) -> int:
+        """Return the number of events N."""
+        return len(self.time)
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """Number of events of each sequence, shape (S,)."""
+        return np.diff(self.offsets)
+
+    @property
+    def sequence(self) -> NDArray[np.int64]:
+        """Number of the sequence that each event belongs to, shape (N,)."""
+        return np.repeat(np.arange(len(self.entity)), self.lengths)
+
+    @property
+    def position(self) -> NDArray[np.int64]:
+        """Number of earlier events of the same entity, shape (N,); 0 for an entity's first event."""
+        return np.arange(len(self)) - np.repeat(self.offsets[:-1], self.lengths)
+
+    def lagged(self, seconds: float) -> NDArray[np.int64]:
+        """Index of each event's first companion that is younger than `seconds`; see `lagged`."""
+        return lagged(self.time, self.offsets, seconds)
+
+    def take(self, which: NDArray[np.int64]) -> Sequences:
+        """Return the sequences numbered `which`, whole and in that order."""
+        starts, lengths = self.offsets[which], self.lengths[which]
+        offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+        index = np.arange(offsets[-1]) + np.repeat(starts - offsets[:-1], lengths)
+        return Sequences(
+            entity=self.entity[which],
+            offsets=offsets,
+            time=self.time[index],
+            numeric=self.numeric[index],
+            category=self.category[index],
+            row=self.row[index],
+        )
+
+
+def microseconds(time: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Seconds as whole microseconds, so that window borders are compared exactly, in a batch as in a stream."""
+    return np.asarray(np.rint(time * 1e6), dtype=np.int64)
+
+
+def lagged(time: NDArray[np.float64], offsets: NDArray[np.int64], seconds: float) -> NDArray[np.int64]:
+    """Index of the first event of the same entity with a time later than that of the event less `seconds`.
+
+    One search serves windows and memories: with ``lag = lagged(time, offsets, w)`` the window ``(t - w, t]`` of event i
+    holds the events ``lag[i]`` to i, and the events older than that are those before ``lag[i]``.
+
+    Parameters
+    ----------
+    time : ndarray, shape (N,)
+        Seconds, not falling inside a sequence.
+    offsets : ndarray, shape (S + 1,)
+        Borders of the sequences.
+    seconds : float
+        Length of the window, above 0. Compared in whole microseconds.
+
+    Returns
+    -------
+    ndarray of int64, shape (N,)
+        Never before the start of the event's own sequence and never after the event itself.
+
+    Examples
+    --------
+    >>> lagged(np.array([0.0, 5.0, 10.0, 3.0]), np.array([0, 3, 4]), seconds=5.0)
+    array([0, 1, 2, 3])
+    """
+    if not len(time):
+        return np.zeros(0, dtype=np.int64)
+    micros = microseconds(time)
+    first, last = offsets[:-1], offsets[1:] - 1
+    span = micros[last] - micros[first] + 1
+    # One rising key over many sequences makes this a single search; blocks keep the key inside int64.
+    block = np.floor(np.cumsum(span.astype(np.float64)) / _LARGEST_KEY).astype(np.int64)
+    lag = np.empty(len(time), dtype=np.int64)
+    for number in np.unique(block):
+        members = np.flatnonzero(block == number)
+        start, stop = offsets[members[0]], offsets[members[-1] + 1]
+        base = np.cumsum(span[members]) - span[members] - micros[first[members]]
+        key = micros[start:stop] + np.repeat(base, np.diff(offsets)[members])
+        lag[start:stop] = start + np.searchsorted(key, key - round(seconds * 1e6), side="right")
+    return np.minimum(np.maximum(lag, np.repeat(first, np.diff(offsets))), np.arange(len(time)))
+
+
+def _require(holds: bool, name: str, expected: object, got: object) -> None:
+    if not holds:
+        raise InputError(f"Sequences: {name} must be {expected}, got {got}")

@@ -1,0 +1,221 @@
+"""Stream: one event in, one score out, with each entity's state carried.
+
+Scores equal those of `Detector.score` on the same events: the same definitions, kept up event by event. An entity's
+state is what its features need of the last seven days, the events that still wait out the quarantine, and one LSTM
+state per model; its size does not grow with the length of the history (only with the values it has met).
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from anomaly.detector import LN_10, YOUNG, Detector
+from anomaly.errors import OrderError
+from anomaly.features import CIRCLES, FIRST_CODE, MISSING, MONDAY, NO, UNSEEN, WINDOWS, YES, great_circle_km, speed_kmh
+from anomaly.ingest import ParsedEvent, parse_event
+from anomaly.models.base import averaged
+from anomaly.models.batches import CLIP, Events, mean_and_spread
+from anomaly.models.cells import State
+
+NAN = float("nan")
+
+
+@dataclass
+class _Window:
+    """Events of the last seconds, with running sums."""
+
+    micros: int
+    events: deque[tuple[int, tuple[float, ...]]] = field(default_factory=deque)
+    sums: list[float] = field(default_factory=list)
+
+    def push(self, now: int, amounts: tuple[float, ...]) -> None:
+        self.events.append((now, amounts))
+        self.sums = [total + amount for total, amount in zip(self.sums or [0.0] * len(amounts), amounts, strict=True)]
+        while self.events[0][0] <= now - self.micros:
+            _, gone = self.events.popleft()
+            self.sums = [total - amount for total, amount in zip(self.sums, gone, strict=True)]
+
+
+@dataclass
+class _Entity:
+    """All that is carried from one event of an entity to the next."""
+
+    states: list[State]
+    sums: NDArray[np.float64]  # (3, averaged): number, sum and sum of squares of the remembered values
+    windows: list[_Window]
+    seen: list[set[str]]
+    events: int = 0
+    remembered: int = 0
+    time: float = NAN
+    place: tuple[float, float] = (NAN, NAN)
+    previous: tuple[str | None, ...] = ()
+    waiting: deque[tuple[int, NDArray[np.float32], NDArray[np.int64]]] = field(default_factory=deque)
+
+
+class Stream:
+    """Scores events as they come.
+
+    Parameters
+    ----------
+    detector : Detector
+        Fitted. Every entity starts without a history; push its past events first if there are any.
+
+    Examples
+    --------
+    Scores of a stream equal those of a table::
+
+        stream = Stream(detector)
+        for event in events.iter_rows(named=True):
+            result = stream.push(event)
+    """
+
+    def __init__(self, detector: Detector) -> None:
+        detector.threshold()  # refuses a detector that is not fitted
+        self.detector = detector
+        self.schema = detector.schema
+        self._encoder = detector.encoder_
+        self._known = set(detector.known_.tolist())
+        self._averaged = averaged(self._encoder.numeric)
+        self._quarantine = round(detector.quarantine_ * 1e6)
+        self._codes = {c.name: {v: FIRST_CODE + i for i, v in enumerate(c.vocabulary)} for c in self._encoder.category}
+        self._money = [at for at, number in enumerate(self.schema.numeric) if number.scale == "log"]
+        self._networks = [model.network_.eval() for model in detector.models_ if model.network_ is not None]
+        self._entities: dict[str, _Entity] = {}
+
+    def __len__(self) -> int:
+        """Return the number of entities met."""
+        return len(self._entities)
+
+    @torch.inference_mode()
+    def push(self, event: Mapping[str, Any]) -> dict[str, Any]:
+        """Score one event and remember it.
+
+        Parameters
+        ----------
+        event : mapping
+            The schema's columns by name; others are ignored.
+
+        Returns
+        -------
+        dict
+            ``p_value`` in (0, 1], ``score`` = 1 - p, ``surprise`` = -log10 p, ``status``, ``p_autoencoder``,
+            ``p_forecaster``.
+
+        Raises
+        ------
+        InputError
+            Where `read_events` would reject the row; the reason is the same. Nothing is remembered.
+        OrderError
+            If the event is older than the last one of its entity. Nothing is remembered.
+        """
+        parsed = parse_event(event, self.schema)
+        entity = self._entities.get(parsed.entity)
+        if entity is None:
+            entity = self._entities[parsed.entity] = self._new_entity()
+        elif parsed.time < entity.time:
+            raise OrderError(
+                f"Stream.push: an event of {parsed.entity!r} is {entity.time - parsed.time:g} s older than its last one; "
+                "push the events of an entity in the order of time"
+            )
+        now = round(parsed.time * 1e6)
+        numeric, category = self._features(entity, parsed, now)
+        self._remember(entity, now)
+        logs = self._log_p(entity, numeric, category)
+        status = self._status(entity, parsed)
+        entity.waiting.append((now, numeric, category))
+        entity.events += 1
+        entity.time = parsed.time
+        log_p = float(logs.pop("both")[0])
+        return {
+            "p_value": math.exp(max(log_p, -690.0)),
+            "score": -math.expm1(max(log_p, -690.0)),
+            "surprise": -log_p / LN_10,
+            "status": status,
+            **{f"p_{name}": math.exp(max(float(value[0]), -690.0)) for name, value in logs.items()},
+        }
+
+    def _new_entity(self) -> _Entity:
+        return _Entity(
+            states=[network.memory.empty(1) for network in self._networks],  # type: ignore[operator, union-attr]
+            sums=np.zeros((3, len(self._averaged))),
+            windows=[_Window(seconds * 1_000_000) for seconds in WINDOWS.values()],
+            seen=[set() for _ in self.schema.categorical],
+        )
+
+    def _features(self, entity: _Entity, event: ParsedEvent, now: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """One row of encoded columns, as `Encoder.transform` would give it."""
+        raw = dict(zip((number.name for number in self.schema.numeric), event.numeric, strict=True))
+        raw["time:gap"] = event.time - entity.time
+        amounts = tuple(0.0 if math.isnan(event.numeric[at]) else event.numeric[at] for at in self._money)
+        for label, window in zip(WINDOWS, entity.windows, strict=True):
+            window.push(now, amounts)
+            raw[f"count:{label}"] = float(len(window.events))
+            for at, total in zip(self._money, window.sums, strict=True):
+                raw[f"sum:{label}:{self.schema.numeric[at].name}"] = total
+        if self.schema.place is not None:
+            raw["place:distance"] = great_circle_km(event.latitude, event.longitude, *entity.place)
+            raw["place:speed"] = speed_kmh(raw["place:distance"], raw["time:gap"])
+            entity.place = (event.latitude, event.longitude)
+        for name, period in CIRCLES.items():
+            angle = 2 * math.pi * ((event.clock - MONDAY) % period) / period
+            raw[f"circle:{name}_sin"], raw[f"circle:{name}_cos"] = math.sin(angle), math.cos(angle)
+        numeric = np.array([column.encode(raw[column.name]) for column in self._encoder.numeric], dtype=np.float32)
+        codes = self._category_codes(entity, event)
+        return numeric, np.array([codes[column.name] for column in self._encoder.category], dtype=np.int64)
+
+    def _category_codes(self, entity: _Entity, event: ParsedEvent) -> dict[str, int]:
+        codes = {"clock:hour": FIRST_CODE + int(event.clock % 86400.0 // 3600.0)}
+        before = entity.previous or (None,) * len(event.category)
+        for name, value, last, seen in zip(self.schema.categorical, event.category, before, entity.seen, strict=True):
+            if value is None:
+                codes[name] = codes[f"first:{name}"] = codes[f"changed:{name}"] = MISSING
+                continue
+            codes[name] = self._codes[name].get(value, UNSEEN)
+            codes[f"first:{name}"] = NO if value in seen else YES
+            codes[f"changed:{name}"] = MISSING if last is None else NO if last == value else YES
+            seen.add(value)
+        entity.previous = event.category
+        return codes
+
+    def _remember(self, entity: _Entity, now: int) -> None:
+        """Let the events that have waited long enough into the memory."""
+        while entity.waiting and (self._quarantine == 0 or entity.waiting[0][0] <= now - self._quarantine):
+            _, numeric, category = entity.waiting.popleft()
+            values, codes = torch.from_numpy(numeric)[None, None], torch.from_numpy(category)[None, None]
+            for at, network in enumerate(self._networks):
+                _, entity.states[at] = network.memory.read(values, codes, entity.states[at])  # type: ignore[operator, union-attr]
+            averages = numeric[self._averaged].astype(np.float64)
+            known = np.isfinite(averages)
+            clipped = np.clip(np.where(known, averages, 0.0), -CLIP, CLIP)
+            entity.sums += np.stack([known.astype(np.float64), clipped, clipped**2])
+            entity.remembered += 1
+
+    def _log_p(
+        self, entity: _Entity, numeric: NDArray[np.float32], category: NDArray[np.int64]
+    ) -> dict[str, NDArray[np.float64]]:
+        mean, spread = mean_and_spread(*entity.sums)
+        statistics = np.empty((1, 1 + 2 * len(mean)), dtype=np.float32)
+        statistics[0, 0] = math.log1p(entity.remembered)
+        statistics[0, 1::2], statistics[0, 2::2] = mean, spread
+        events = Events(torch.from_numpy(numeric)[None], torch.from_numpy(category)[None], torch.from_numpy(statistics))
+        errors = [
+            network.predict(state[0][0], events).errors(events).numpy()  # type: ignore[operator]
+            for network, state in zip(self._networks, entity.states, strict=True)
+        ]
+        return self.detector.log_p(errors)
+
+    def _status(self, entity: _Entity, event: ParsedEvent) -> str:
+        place = self.schema.place is not None and (math.isnan(event.latitude) or math.isnan(event.longitude))
+        if place or any(value is None for value in event.category) or any(math.isnan(value) for value in event.numeric):
+            return "incomplete"
+        if entity.events < YOUNG:
+            return "learning"
+        return "ok" if event.entity in self._known else "unseen"
