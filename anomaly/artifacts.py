@@ -42,9 +42,7 @@ def write_artifact(folder: Path | str, manifest: Mapping[str, Any], parts: Mappi
     ArtifactError
         If `folder` is a file, or holds other things than an artifact.
     """
-    path = Path(folder)
-    if path.is_file() or (path.is_dir() and any(path.iterdir()) and not (path / MANIFEST).exists()):
-        raise ArtifactError(f"save: {path} holds other things than a saved detector; give a new or empty folder")
+    path = check_folder(folder)
     path.mkdir(parents=True, exist_ok=True)
     listed = {}
     for name, arrays in parts.items():
@@ -62,6 +60,20 @@ def write_artifact(folder: Path | str, manifest: Mapping[str, Any], parts: Mappi
     return path
 
 
+def check_folder(folder: Path | str) -> Path:
+    """Refuse a folder into which `write_artifact` would not write, so that a long fit need not end in an error.
+
+    Raises
+    ------
+    ArtifactError
+        If `folder` is a file, or holds other things than an artifact.
+    """
+    path = Path(folder)
+    if path.is_file() or (path.is_dir() and any(path.iterdir()) and not (path / MANIFEST).exists()):
+        raise ArtifactError(f"save: {path} holds other things than a saved detector; give a new or empty folder")
+    return path
+
+
 def read_artifact(folder: Path | str) -> tuple[dict[str, Any], dict[str, Arrays]]:
     """Read manifest and parts, and check them.
 
@@ -73,7 +85,7 @@ def read_artifact(folder: Path | str) -> tuple[dict[str, Any], dict[str, Arrays]
     path = Path(folder)
     try:
         manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise ArtifactError(
             f"load: no {MANIFEST} in {path}; give a folder that Detector.save or `anomaly fit` wrote"
         ) from None

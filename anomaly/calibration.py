@@ -33,6 +33,8 @@ ATOM = 0.01
 """A value with at least this share of the held-out ones is an atom: p steps there, and is continuous elsewhere."""
 _FEWEST_EXCEEDANCES = 50
 _FEWEST_DISTINCT = 20
+_FEWEST_EQUAL = 5  # equal values of an atom: in a small sample one value alone has the share of an atom
+_FEWEST_SMOOTH = 10  # a smaller sample steps at each value
 _BEND_EXCEEDANCES = 10
 _BULK_POINTS = 10_000
 _BAND_POINTS = 10_000
@@ -54,8 +56,8 @@ class TailCalibrator:
         Kept held-out values, strictly ascending; the last one is the threshold ``u``. All distinct values up to ``u``
         if they are at most 20,000. Otherwise 10,000 evenly spaced ranks up to the 98th percentile, and 10,000 from
         there to ``u``. Between kept values p is interpolated; thinning costs an error below 1e-4 (below 2e-6 past the
-        98th percentile). An atom of more than 1e-4 of the mass is always kept, with its exact p. Values beyond ``u`` are not
-        kept: the tail speaks for them.
+        98th percentile). An atom of more than 1e-4 of the mass is always kept, with its exact p. Values beyond ``u``
+        are not kept: the tail speaks for them.
     at_, above_ : ndarray (k,)
         p at each kept value, and just above it: (1 + #{held-out >= v}) / (n + 1), (1 + #{held-out > v}) / (n + 1).
     shape_, scale_ : float
@@ -63,7 +65,7 @@ class TailCalibrator:
 
     Notes
     -----
-    Beyond ``u``, with excess z = x - u and zeta = (1 + #{held-out >= u}) / (n + 1) (> u if u is an atom)::
+    Beyond ``u``, with excess z = x - u and zeta = (1 + #{held-out >= u}) / (n + 1) (> u for an atom)::
 
         p(x) = zeta * (1 + shape * z / scale) ** (-1 / shape)        shape != 0
         p(x) = zeta * exp(-z / scale)                                shape == 0
@@ -222,8 +224,9 @@ class TailCalibrator:
         return p
 
     def _level(self) -> Floats:
-        """p just above each kept value. Continuous, so that rounding does not turn into a step of 1 / n; an atom steps."""
-        return np.where(self.at_ - self.above_ < ATOM, self.at_, self.above_)
+        """Level of p just above each kept value: continuous, so that rounding makes no step of 1 / n; an atom steps."""
+        few = (_FEWEST_EQUAL - 0.5) / (self.n_ + 1.0) if self.n_ >= _FEWEST_SMOOTH else 0.0
+        return np.where(self.at_ - self.above_ < max(ATOM, few), self.at_, self.above_)
 
     def _bend(self) -> tuple[float, float]:
         """Excess where a tail of negative shape turns exponential, and the scale from there on."""

@@ -163,7 +163,8 @@ def time_column(
     """The column as seconds since 1970-01-01 UTC, with the local wall clock beside it.
 
     Times with an offset are honoured, also mixed with others; those without are read in `zone`. Numbers, also as text,
-    are epochs in `unit`. Returns the frame with intermediate columns added, and the column that stands on them.
+    are epochs in `unit`. Returns the frame with intermediate columns added, and the column that stands on them. (The
+    time zones of polars know no summer time after 2099; those of Python, in `time_value`, do.)
 
     Raises
     ------
@@ -242,7 +243,7 @@ def _placed_time(
     frame, kept = _kept(frame, name, **_in_zone(local, zone)) if "local" in said else (frame, {})
     hole, ambiguous = kept.get("hole", no), kept.get("ambiguous", no)
     micro = pl.coalesce(said.get("instant", none), kept.get("placed", none))
-    frame, kept = _kept(frame, name, seconds=pl.coalesce(number / UNITS[unit], micro / SECOND))
+    frame, kept = _kept(frame, name, seconds=pl.coalesce(_divided(number, UNITS[unit]), _divided(micro, SECOND)))
     seconds = kept["seconds"]
     inside = ((seconds >= EARLIEST) & (seconds < LATEST)).fill_null(False)
     value = pl.when(inside).then(seconds)
@@ -251,7 +252,7 @@ def _placed_time(
         frame, kept = _kept(frame, name, moment=pl.from_epoch((value * SECOND).floor().cast(pl.Int64), "us"))
         moment = kept["moment"].dt.replace_time_zone("UTC")
         shift = moment.dt.convert_time_zone(zone).dt.replace_time_zone(None) - kept["moment"]
-        clock = value + shift.dt.total_microseconds() / SECOND
+        clock = value + shift.dt.total_seconds()
     words: pl.Expr = pl.lit(OUTSIDE_YEARS)
     for factor, hint in reversed(unit_hints(unit)):
         other = number / UNITS[unit] / factor
@@ -264,6 +265,11 @@ def _placed_time(
     )
     naive = local.is_not_null() & inside
     return frame, TimeColumn(value, faults, clock=clock, naive=naive, ambiguous=ambiguous)
+
+
+def _divided(value: pl.Expr, by: float) -> pl.Expr:
+    """The exact quotient. By a constant, polars multiplies with the reciprocal, and may miss the last digit."""
+    return value / (value.is_null().cast(pl.Float64) + by)  # a null stays null, whatever it is divided by
 
 
 def _in_zone(local: pl.Expr, zone: str) -> dict[str, pl.Expr]:

@@ -130,7 +130,7 @@ def summary(source: Source, money: str | None) -> dict[str, str]:
         "Entities": f"{scores.select(pl.struct(source.schema.entity).n_unique()).item():,}"
         if source.schema.entity
         else "1",
-        "Period": f"{scores['time'].min():%Y-%m-%d} to {scores['time'].max():%Y-%m-%d}",
+        "Period": scores.select(pl.format("{} to {}", pl.min("time").dt.date(), pl.max("time").dt.date())).item(),
         "History before": f"{used:,} events",
         "Rows rejected": f"{len(source.events.rejects):,} of {source.events.n_input:,}",
     }
@@ -158,7 +158,7 @@ def alerts_per_day(scores: pl.DataFrame, cases: pl.DataFrame, decided: NDArray[n
         .agg(events=pl.len(), alerting=pl.col("alerting").sum())
     )
     opened = cases.group_by(day=pl.col("start").dt.date()).agg(cases=pl.len(), money=pl.col("money").sum())
-    days = pl.DataFrame({"day": pl.date_range(daily["day"].min(), daily["day"].max(), eager=True)})
+    days = daily.select(day=pl.date_range(pl.min("day"), pl.max("day")))
     joined = days.join(daily, on="day", how="left").join(opened, on="day", how="left")
     return joined.select("day", pl.col("cases", "events", "alerting", "money").fill_null(0)).sort("day")
 

@@ -6,6 +6,8 @@ a sum of n of them is Gamma(n, 1) (Fisher 1932).
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy import special
@@ -14,14 +16,14 @@ from anomaly.sequences import Sequences
 
 Float = NDArray[np.float64]
 SOFT_THRESHOLD = float(np.log(20.0))  # a field says something once its own p-value is below 1 in 20
-GENTLE = 0.02  # weight of all the rest, so that events without a strange field keep an order
+GENTLE = 0.1  # weight of all the rest, so that events without a strange field keep an order
 
 
-def combine_fields(surprise: Float, weight: Float) -> Float:
+def combine_fields(surprise: NDArray[np.floating[Any]], weight: Float) -> Float:
     """One statistic per event from the surprises of its fields; higher = stranger.
 
-    Soft-thresholded Fisher sum (TFisher, Zhang, Tong, Landers and Wu 2020): what each field exceeds `SOFT_THRESHOLD` by,
-    summed. A fraud shows in few fields, and the noise of the others must not drown it. The sum splits exactly into
+    Soft-thresholded Fisher sum (TFisher, Zhang, Tong, Landers and Wu 2020): what each field exceeds `SOFT_THRESHOLD`
+    by, summed. A fraud shows in few fields, and the noise of the others must not drown it. The sum splits exactly into
     its fields. It is no p-value: calibrate it.
 
     Parameters
@@ -38,7 +40,7 @@ def combine_fields(surprise: Float, weight: Float) -> Float:
     """
     known = np.nan_to_num(surprise.astype(np.float64), posinf=1e6)
     total = (np.maximum(known - SOFT_THRESHOLD, 0.0) + GENTLE * known) @ weight
-    return np.where(np.isfinite(surprise).any(axis=1), total, np.nan)
+    return np.where(np.isnan(surprise).all(axis=1), np.nan, total)
 
 
 def accumulate(sequences: Sequences, surprise: Float, seconds: float) -> Float:
@@ -54,16 +56,14 @@ def accumulate(sequences: Sequences, surprise: Float, seconds: float) -> Float:
     tail = special.gammaincc(number, sums)
     # Far out the leading term of the incomplete gamma function stands in for what underflows.
     far = sums - (number - 1) * np.log(np.maximum(sums, 1e-9)) + special.gammaln(number)
-    return np.where(tail > 1e-290, -np.log(np.maximum(tail, 1e-300)), far)
+    return np.asarray(np.where(tail > 1e-290, -np.log(np.maximum(tail, 1e-300)), far))
 
 
 def rank_surprise(values: Float, most: int = 20_000) -> Float:
-    """-ln of the share of `values` that are at least as high, by column, for (N,) or (N, K); NaN stays NaN.
+    """-ln of the share of `values` (N,) that are at least as high; NaN stays NaN.
 
     At most `most` evenly spaced values are ranked against: exact enough for weights, cheap in a training loop.
     """
-    if values.ndim == 2:
-        return np.stack([rank_surprise(column, most) for column in values.T], axis=1)
     known = values[np.isfinite(values)]
     if not len(known):
         return np.full(len(values), np.nan)

@@ -36,6 +36,8 @@ from anomaly.sequences import Sequences, lagged
 WINDOWS: Mapping[str, int] = {"1h": 3600, "24h": 86400, "7d": 604800}
 EARTH_RADIUS_KM = 6371.0088
 SHORTEST_TRIP_SECONDS = 60.0  # two places in the same second are not an infinite speed
+LARGEST_AMOUNT = 1e300  # as much of an amount enters a sum, so that no sum is infinite
+FARTHEST = 1e4  # encoded numbers lie within this: a marker like 1.8e308 is no infinity, and 0.01 still makes a difference
 CIRCLES: Mapping[str, float] = {"hour": 86400.0, "weekday": 604800.0}
 MONDAY = 4 * 86400.0  # 1970-01-05, the first Monday of the epoch
 DERIVED = ("time:", "count:", "sum:", "place:", "circle:", "clock:", "first:", "changed:")
@@ -100,8 +102,9 @@ class Column:
 
     def encode(self, raw: Any) -> Any:
         """Raw numbers to encoded ones; NaN stays NaN."""
-        transformed = np.arcsinh(raw / self.unit) if self.unit else raw
-        return (transformed - self.center) / self.scale
+        with np.errstate(over="ignore"):
+            transformed = np.arcsinh(raw / self.unit) if self.unit else raw
+            return (transformed - self.center) / self.scale
 
     def decode(self, encoded: Any) -> Any:
         """Encoded numbers back to raw ones."""
@@ -169,7 +172,7 @@ class Encoder:
         raw = raw_numbers(frame, self.schema)
         numeric = np.empty((len(frame), len(self.numeric)), dtype=np.float32)
         for index, column in enumerate(self.numeric):
-            numeric[:, index] = column.encode(raw[column.name])
+            numeric[:, index] = np.clip(column.encode(raw[column.name]), -FARTHEST, FARTHEST)
         category = np.empty((len(frame), len(self.category)), dtype=np.int32)
         codes = self._codes(frame)
         for index, column in enumerate(self.category):
@@ -266,7 +269,7 @@ def refuse_derived_names(schema: Schema) -> None:
     for name in (*(field.name for field in schema.numeric), *schema.categorical):
         if name.startswith(DERIVED):
             raise SchemaError(
-                f"Encoder: the field {name!r} begins like a derived column ({', '.join(DERIVED)}); rename it in the table"
+                f"Encoder: the field {name!r} begins like a derived column ({', '.join(DERIVED)}); rename it"
             )
 
 
@@ -296,9 +299,9 @@ def raw_numbers(frame: pl.DataFrame, schema: Schema) -> dict[str, Float]:
         columns[f"count:{label}"] = (index - lag + 1).astype(np.float64)
     for field in schema.numeric:
         if field.scale == "log":
-            total = np.concatenate([[0.0], np.cumsum(np.nan_to_num(raw[field.name]))])
+            amount = np.clip(np.nan_to_num(raw[field.name]), -LARGEST_AMOUNT, LARGEST_AMOUNT)
             for label, lag in lags.items():
-                columns[f"sum:{label}:{field.name}"] = total[1:] - total[lag]
+                columns[f"sum:{label}:{field.name}"] = window_sums(amount, lag)
     if schema.place is not None:
         latitude, longitude = _floats(frame["p:latitude"]), _floats(frame["p:longitude"])
         before = _previous(latitude, first), _previous(longitude, first)
@@ -309,6 +312,29 @@ def raw_numbers(frame: pl.DataFrame, schema: Schema) -> dict[str, Float]:
         angle = 2 * np.pi * np.mod(clock - MONDAY, period) / period
         columns[f"circle:{name}_sin"], columns[f"circle:{name}_cos"] = np.sin(angle), np.cos(angle)
     return columns
+
+
+def window_sums(values: Float, first: NDArray[np.int64]) -> Float:
+    """Sum of the values from event ``first[i]`` to event i, shape (N,).
+
+    By doubling: runs of 1, 2, 4, ... values are added up to each window's length, and nothing is subtracted. A running
+    total would be quicker, but after one monstrous amount it has lost the pence of everyone else's.
+
+    Examples
+    --------
+    >>> window_sums(np.array([1e18, 0.25, 0.5]), np.array([0, 1, 1])).tolist()
+    [1e+18, 0.25, 0.75]
+    """
+    length = np.arange(len(values)) - first + 1
+    end = np.arange(len(values))  # where the part of each window that is still to be added ends
+    total, run, step = np.zeros(len(values)), values.copy(), 1
+    while step <= length.max(initial=0):
+        part = np.flatnonzero(length & step)
+        total[part] += run[end[part]]
+        end[part] -= step
+        run[step:] = run[step:] + run[:-step]
+        step *= 2
+    return total
 
 
 def great_circle_km(latitude: Any, longitude: Any, from_latitude: Any, from_longitude: Any) -> Any:
@@ -337,7 +363,8 @@ def _scaled(column: Column, values: Float) -> Column:
     transformed = column.encode(values)
     low, center, high = np.quantile(transformed, [0.25, 0.5, 0.75])
     # 1.349 = interquartile range of a standard normal. Half of the values may be equal: fall back on the spread.
-    scale = (high - low) / 1.349 or float(transformed.std()) or 1.0
+    with np.errstate(over="ignore"):
+        scale = next(one for one in ((high - low) / 1.349, transformed.std(), 1.0) if 0 < one < np.inf)
     return Column(**{**asdict(column), "center": float(center), "scale": float(scale)})
 
 

@@ -35,7 +35,7 @@ from anomaly.schema import Schema, check_columns
 from anomaly.sources import Part, collect, open_parts
 from anomaly.values import number_value, shown, text_value, time_value
 
-__all__ = ["Events", "ParsedEvent", "parse_event", "read_events", "read_labels", "write_table"]
+__all__ = ["Events", "ParsedEvent", "check_target", "parse_event", "read_events", "read_labels", "write_table"]
 
 JOINER = "\x1f"  # between the columns of one entity key
 NO_ENTITY = "is missing: every event needs an entity"
@@ -43,6 +43,7 @@ JOINER_INSIDE = "holds the character U+001F, which joins the columns of an entit
 NOT_UTF8 = "the line holds bytes that are not UTF-8 (save the file as UTF-8)"
 TABLE_SUFFIXES = (".parquet", ".csv", ".ndjson", ".jsonl")
 _ROW, _BAD, _NAIVE, _AMBIGUOUS = "\x1frow", "\x1fbad", "\x1fnaive", "\x1fambiguous"
+_NUMBER, _REASON = "\x1fnumber", "\x1freason"
 _YEAR_1980 = 315_532_800.0
 
 
@@ -106,7 +107,7 @@ class ParsedEvent(NamedTuple):
 
 
 def read_events(source: Any, schema: Schema, *, query: str | None = None) -> Events:
-    """Reads a table of events.
+    """Reads a table of events, and the rejected rows a second time, for their reasons.
 
     Parameters
     ----------
@@ -181,8 +182,8 @@ class _Plan:
     columns: tuple[Column, ...]
 
 
-def _plan(part: Part, schema: Schema) -> _Plan:
-    frame = part.frame.with_row_index(_ROW)
+def _plan(part: Part, frame: pl.LazyFrame, schema: Schema) -> _Plan:
+    """Plans the reading of `frame`, which is the part's own or some rows of it."""
     types = part.frame.collect_schema()
     try:
         frame, time = time_column(frame, schema.time, types[schema.time], schema.time_zone, schema.time_unit)
@@ -234,7 +235,7 @@ def _entity_faults(name: str, text: pl.Expr, schema: Schema) -> Column:
 
 
 def _canonical(part: Part, schema: Schema, start: int) -> pl.LazyFrame:
-    plan = _plan(part, schema)
+    plan = _plan(part, part.frame.with_row_index(_ROW), schema)
     row = (pl.col(_ROW).cast(pl.Int64) + start).alias("row")
     return plan.frame.select(row, *plan.outputs, any_fault(plan.columns).alias(_BAD))
 
@@ -278,11 +279,15 @@ def _explained(rows: pl.DataFrame, parts: list[Part], starts: list[int], schema:
 
 
 def _originals(part: Part, schema: Schema, rows: pl.DataFrame, start: int, names: Mapping[str, str]) -> pl.LazyFrame:
-    plan = _plan(part, schema)
-    wanted = rows.lazy().with_columns((pl.col("row") - start).cast(pl.UInt32).alias(_ROW))
-    found = plan.frame.join(wanted.select(_ROW, "row", "reason"), on=_ROW, how="inner")
+    wanted = rows.lazy().select(
+        (pl.col("row") - start).cast(pl.UInt32).alias(_ROW),
+        pl.col("row").alias(_NUMBER),
+        pl.col("reason").alias(_REASON),
+    )
+    plan = _plan(part, part.frame.with_row_index(_ROW).join(wanted, on=_ROW), schema)
+    reason = pl.coalesce(_REASON, all_reasons(plan.columns)).alias("reason")
     texts = [pl.col(name).cast(pl.String).alias(alias) for name, alias in names.items()]
-    return found.select("row", pl.coalesce("reason", all_reasons(plan.columns)), *texts).sort("row")
+    return plan.frame.select(pl.col(_NUMBER).alias("row"), reason, *texts).sort("row")
 
 
 def _notes(good: pl.DataFrame, rejects: pl.DataFrame, schema: Schema) -> tuple[str, ...]:
@@ -424,14 +429,8 @@ def write_table(frame: pl.DataFrame, path: str | Path) -> Path:
     ParameterError
         For another suffix, or a folder that does not exist.
     """
-    target = Path(path)
+    target = check_target(path)
     suffix = target.suffix.lower()
-    if suffix not in TABLE_SUFFIXES:
-        raise ParameterError(
-            f"{target}: a table is written as {', '.join(TABLE_SUFFIXES)}; got suffix {target.suffix!r}"
-        )
-    if not target.parent.is_dir():
-        raise ParameterError(f"{target}: there is no folder {target.parent}: make it first")
     temporary = target.with_name(f".{target.name}.{uuid4().hex}.tmp")
     try:
         if suffix == ".parquet":
@@ -446,4 +445,24 @@ def write_table(frame: pl.DataFrame, path: str | Path) -> Path:
         temporary.replace(target)
     finally:
         temporary.unlink(missing_ok=True)
+    return target
+
+
+def check_target(path: str | Path) -> Path:
+    """Refuses what `write_table` could not write, so that long work need not end in an error.
+
+    Raises
+    ------
+    ParameterError
+        For an unknown suffix, a folder that does not exist, or a folder in place of the file.
+    """
+    target = Path(path)
+    if target.suffix.lower() not in TABLE_SUFFIXES:
+        raise ParameterError(
+            f"{target}: a table is written as {', '.join(TABLE_SUFFIXES)}; got suffix {target.suffix!r}"
+        )
+    if not target.parent.is_dir():
+        raise ParameterError(f"{target}: there is no folder {target.parent}: make it first")
+    if target.is_dir():
+        raise ParameterError(f"{target}: is a folder; name a file")
     return target

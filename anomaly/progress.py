@@ -64,7 +64,7 @@ class TrainingBar:
         if not self.show:
             return
         seconds = time.perf_counter() - self._started
-        text = f"{self.name} epoch {epoch} of at most {epochs}: loss {train_loss:.3f}, later time {valid_loss:.3f}"
+        text = f"epoch {epoch} of at most {epochs}: loss {train_loss:.3f}, later time {valid_loss:.3f}"
         self.say(f"{text}, {self._done / seconds:,.0f} events/s")
         self._started, self._done = time.perf_counter(), 0
         if self.bar is not None:
@@ -73,6 +73,6 @@ class TrainingBar:
     def say(self, text: str) -> None:
         """Print a line above the bar, or on standard error where there is no terminal."""
         if self.bar is not None:
-            self.bar.console.print(text, style="dim", highlight=False)
+            self.bar.console.print(f"{self.name}: {text}", style="dim", highlight=False)
         else:
-            print(text, file=sys.stderr, flush=True)
+            print(f"{self.name}: {text}", file=sys.stderr, flush=True)  # noqa: T201 (what it is for)

@@ -67,7 +67,8 @@ class Sequences:
             _require(rows == n, name, f"{n} rows, as many as time", rows)
         fell = np.diff(self.time) < 0
         fell[self.offsets[1:-1] - 1] = False
-        _require(not fell.any(), "time", "not falling inside a sequence", f"a fall after event {int(fell.argmax())}")
+        fall = np.flatnonzero(fell)
+        _require(not len(fall), "time", "not falling inside a sequence", f"a fall after event {fall[:1]}")
         for array in (self.offsets, self.time, self.numeric, self.category, self.row):
             array.setflags(write=False)
 

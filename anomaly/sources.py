@@ -173,7 +173,7 @@ def _frame(source: Any) -> pl.LazyFrame:
         return source
     if isinstance(source, pl.DataFrame):
         return source.lazy()
-    if type(source).__module__.startswith("pandas.") and hasattr(source, "columns"):
+    if type(source).__module__.split(".")[0] == "pandas" and hasattr(source, "columns"):
         return _from_pandas(source).lazy()
     if hasattr(source, "__arrow_c_stream__") or hasattr(source, "__arrow_c_array__"):
         return pl.DataFrame(source).lazy()
@@ -244,48 +244,52 @@ def _without_password(uri: str) -> str:
 
 
 def _file_parts(items: list[Any]) -> tuple[list[Part], tuple[str, ...]]:
-    paths = [found for item in items for found in _expand(item)]
+    paths = [path for item in items for path in _expand(item)]
     unique = list(dict.fromkeys(paths))
-    notes = [f"{len(paths) - len(unique)} files were named twice and are read once"] if len(unique) < len(paths) else []
-    filled = [(path, root) for path, root in unique if path.stat().st_size > 0]
+    filled = [path for path in unique if path.stat().st_size > 0]
     if not filled:
-        raise InputError(f"{', '.join(str(path) for path, _ in unique[:5])}: empty, not even a header")
+        raise InputError(f"{', '.join(str(path) for path in unique[:5])}: empty, not even a header")
+    notes = []
+    if len(unique) < len(paths):
+        notes.append(f"files named more than once are read once ({len(paths) - len(unique)} repeats)")
     if len(filled) < len(unique):
-        notes.append(f"{len(unique) - len(filled)} files without a byte were skipped")
-    return [_file(path, root) for path, root in filled], tuple(notes)
+        notes.append(f"files without a byte are skipped ({len(unique) - len(filled)})")
+    return [_file(path) for path in filled], tuple(notes)
 
 
-def _expand(item: Any) -> list[tuple[Path, Path]]:
-    """The files of one path, glob or folder, sorted, each with the folder below which hive partitions count."""
+def _expand(item: Any) -> list[Path]:
+    """The files of one path, glob or folder, sorted."""
     if not isinstance(item, str | Path):
         raise ParameterError(f"a list of sources holds paths only; found one {_kind(item)}: read or join it first")
     path = Path(item).expanduser()
     if path.is_dir():
-        found = [(below, path) for below in sorted(path.rglob("*")) if below.is_file() and _visible(below, path)]
-        known = [(below, root) for below, root in found if _format(below)]
-        if not known:
-            raise InputError(f"{path}: no known files in this folder; known are {', '.join(SUFFIXES)}")
-        return known
+        if found := _below(path):
+            return sorted(found)
+        raise InputError(f"{path}: no known files in this folder; known are {', '.join(SUFFIXES)}")
     if path.is_file():
-        return [(path, path.parent)]
+        return [path]
     if not _is_pattern(str(path)):
         raise InputError(f"{path}: no such file or folder")
     fixed = Path(*takewhile(lambda step: not _is_pattern(step), path.parts))
-    matches = sorted(match for match in fixed.glob(str(path.relative_to(fixed))) if _visible(match, fixed))
-    files = [(match, fixed) for match in matches if match.is_file()]
-    files = files or [found for folder in matches for found in _expand(folder)]
-    if not files:
-        raise InputError(f"{path}: no file matches")
-    return files
+    matches = [match for match in fixed.glob(str(path.relative_to(fixed))) if _visible(match, fixed)]
+    if files := {file for match in matches for file in ([match] if match.is_file() else _below(match))}:
+        return sorted(files)
+    raise InputError(f"{path}: no file matches")
+
+
+def _below(folder: Path) -> list[Path]:
+    """All known files in a folder and its folders."""
+    files = (path for path in folder.rglob("*") if path.is_file() and _visible(path, folder))
+    return [path for path in files if _format(path)]
 
 
 def _is_pattern(text: str) -> bool:
     return any(mark in text for mark in "*?[")
 
 
-def _visible(path: Path, root: Path) -> bool:
-    """Whether no part below the root is hidden; files like `_SUCCESS` are marks left by other programs."""
-    return not any(part.startswith((".", "_")) for part in path.relative_to(root).parts)
+def _visible(path: Path, folder: Path) -> bool:
+    """Whether nothing below the folder is hidden; files like `_SUCCESS` are marks left by other programs."""
+    return not any(part.startswith((".", "_")) for part in path.relative_to(folder).parts)
 
 
 def _format(path: Path) -> str | None:
@@ -295,7 +299,7 @@ def _format(path: Path) -> str | None:
     return None if packed and kind not in ("csv", "ndjson") else kind
 
 
-def _file(path: Path, root: Path) -> Part:
+def _file(path: Path) -> Part:
     readers = {"parquet": _parquet, "csv": _csv, "ndjson": _ndjson, "arrow": _arrow}
     kind = _format(path)
     if kind is None:
@@ -306,12 +310,12 @@ def _file(path: Path, root: Path) -> Part:
         raise
     except (pl.exceptions.PolarsError, OSError, EOFError) as error:
         raise InputError(f"{path}: cannot be read ({_first_line(error)})") from None
-    return _with_partitions(part, path, root)
+    return _with_partitions(part, path)
 
 
-def _with_partitions(part: Part, path: Path, root: Path) -> Part:
-    """Adds the columns that a hive folder states in its names, e.g. ``country=FR/day=2024-01-01/part.parquet``."""
-    steps = [step.split("=", 1) for step in path.relative_to(root).parts[:-1] if "=" in step]
+def _with_partitions(part: Part, path: Path) -> Part:
+    """Adds the columns that hive folders state in their names, e.g. ``country=FR/day=2024-01-01/part.parquet``."""
+    steps = [step.split("=", 1) for step in path.parts[:-1] if "=" in step]
     stated = {name: unquote(value) for name, value in steps if name not in part.columns}
     if not stated:
         return part
@@ -324,7 +328,7 @@ def _with_partitions(part: Part, path: Path, root: Path) -> Part:
         part,
         frame=part.frame.with_columns(literals),
         columns=(*part.columns, *stated),
-        careful=None if careful is None else lambda: _with_partitions(careful(), path, root),
+        careful=None if careful is None else lambda: _with_partitions(careful(), path),
     )
 
 

@@ -19,26 +19,40 @@ from numpy.typing import NDArray
 
 from anomaly.detector import LN_10, YOUNG, Detector
 from anomaly.errors import OrderError
-from anomaly.features import CIRCLES, FIRST_CODE, MISSING, MONDAY, NO, UNSEEN, WINDOWS, YES, great_circle_km, speed_kmh
+from anomaly.features import (
+    CIRCLES,
+    FARTHEST,
+    FIRST_CODE,
+    LARGEST_AMOUNT,
+    MISSING,
+    MONDAY,
+    NO,
+    UNSEEN,
+    WINDOWS,
+    YES,
+    great_circle_km,
+    speed_kmh,
+)
 from anomaly.ingest import ParsedEvent, parse_event
 from anomaly.models.base import averaged
-from anomaly.models.batches import CLIP, Events, mean_and_spread
+from anomaly.models.batches import CLIP, Events, mean_and_spread, remembered_number
 from anomaly.models.cells import State
 
 NAN = float("nan")
+ONE = 1 << 1074  # every float is a whole number of ONE-ths
 
 
 @dataclass
 class _Window:
-    """Events of the last seconds, with running sums."""
+    """Events of the last seconds, with running sums; whole numbers (see `_whole`), so that taking away is exact."""
 
     micros: int
-    events: deque[tuple[int, tuple[float, ...]]] = field(default_factory=deque)
-    sums: list[float] = field(default_factory=list)
+    events: deque[tuple[int, tuple[int, ...]]] = field(default_factory=deque)
+    sums: list[int] = field(default_factory=list)
 
-    def push(self, now: int, amounts: tuple[float, ...]) -> None:
+    def push(self, now: int, amounts: tuple[int, ...]) -> None:
         self.events.append((now, amounts))
-        self.sums = [total + amount for total, amount in zip(self.sums or [0.0] * len(amounts), amounts, strict=True)]
+        self.sums = [total + amount for total, amount in zip(self.sums or [0] * len(amounts), amounts, strict=True)]
         while self.events[0][0] <= now - self.micros:
             _, gone = self.events.popleft()
             self.sums = [total - amount for total, amount in zip(self.sums, gone, strict=True)]
@@ -85,7 +99,10 @@ class Stream:
         self._known = set(detector.known_.tolist())
         self._averaged = averaged(self._encoder.numeric)
         self._quarantine = round(detector.quarantine_ * 1e6)
-        self._codes = {c.name: {v: FIRST_CODE + i for i, v in enumerate(c.vocabulary)} for c in self._encoder.category}
+        self._codes = {
+            column.name: {value: FIRST_CODE + code for code, value in enumerate(column.vocabulary)}
+            for column in self._encoder.category
+        }
         self._money = [at for at, number in enumerate(self.schema.numeric) if number.scale == "log"]
         self._networks = [model.network_.eval() for model in detector.models_ if model.network_ is not None]
         self._entities: dict[str, _Entity] = {}
@@ -122,7 +139,7 @@ class Stream:
             entity = self._entities[parsed.entity] = self._new_entity()
         elif parsed.time < entity.time:
             raise OrderError(
-                f"Stream.push: an event of {parsed.entity!r} is {entity.time - parsed.time:g} s older than its last one; "
+                f"Stream.push: an event of {parsed.entity!r} is {entity.time - parsed.time:g} s older than its last; "
                 "push the events of an entity in the order of time"
             )
         now = round(parsed.time * 1e6)
@@ -144,7 +161,7 @@ class Stream:
 
     def _new_entity(self) -> _Entity:
         return _Entity(
-            states=[network.memory.empty(1) for network in self._networks],  # type: ignore[operator, union-attr]
+            states=[network.memory.empty(1) for network in self._networks],
             sums=np.zeros((3, len(self._averaged))),
             windows=[_Window(seconds * 1_000_000) for seconds in WINDOWS.values()],
             seen=[set() for _ in self.schema.categorical],
@@ -154,12 +171,12 @@ class Stream:
         """One row of encoded columns, as `Encoder.transform` would give it."""
         raw = dict(zip((number.name for number in self.schema.numeric), event.numeric, strict=True))
         raw["time:gap"] = event.time - entity.time
-        amounts = tuple(0.0 if math.isnan(event.numeric[at]) else event.numeric[at] for at in self._money)
+        amounts = tuple(_whole(event.numeric[at]) for at in self._money)
         for label, window in zip(WINDOWS, entity.windows, strict=True):
             window.push(now, amounts)
             raw[f"count:{label}"] = float(len(window.events))
             for at, total in zip(self._money, window.sums, strict=True):
-                raw[f"sum:{label}:{self.schema.numeric[at].name}"] = total
+                raw[f"sum:{label}:{self.schema.numeric[at].name}"] = total / ONE
         if self.schema.place is not None:
             raw["place:distance"] = great_circle_km(event.latitude, event.longitude, *entity.place)
             raw["place:speed"] = speed_kmh(raw["place:distance"], raw["time:gap"])
@@ -167,7 +184,8 @@ class Stream:
         for name, period in CIRCLES.items():
             angle = 2 * math.pi * ((event.clock - MONDAY) % period) / period
             raw[f"circle:{name}_sin"], raw[f"circle:{name}_cos"] = math.sin(angle), math.cos(angle)
-        numeric = np.array([column.encode(raw[column.name]) for column in self._encoder.numeric], dtype=np.float32)
+        encoded = np.array([column.encode(raw[column.name]) for column in self._encoder.numeric], dtype=np.float64)
+        numeric = np.clip(encoded, -FARTHEST, FARTHEST).astype(np.float32)
         codes = self._category_codes(entity, event)
         return numeric, np.array([codes[column.name] for column in self._encoder.category], dtype=np.int64)
 
@@ -191,7 +209,7 @@ class Stream:
             _, numeric, category = entity.waiting.popleft()
             values, codes = torch.from_numpy(numeric)[None, None], torch.from_numpy(category)[None, None]
             for at, network in enumerate(self._networks):
-                _, entity.states[at] = network.memory.read(values, codes, entity.states[at])  # type: ignore[operator, union-attr]
+                _, entity.states[at] = network.memory.read(values, codes, entity.states[at])
             averages = numeric[self._averaged].astype(np.float64)
             known = np.isfinite(averages)
             clipped = np.clip(np.where(known, averages, 0.0), -CLIP, CLIP)
@@ -203,11 +221,11 @@ class Stream:
     ) -> dict[str, NDArray[np.float64]]:
         mean, spread = mean_and_spread(*entity.sums)
         statistics = np.empty((1, 1 + 2 * len(mean)), dtype=np.float32)
-        statistics[0, 0] = math.log1p(entity.remembered)
+        statistics[0, 0] = remembered_number(entity.remembered)
         statistics[0, 1::2], statistics[0, 2::2] = mean, spread
         events = Events(torch.from_numpy(numeric)[None], torch.from_numpy(category)[None], torch.from_numpy(statistics))
         errors = [
-            network.predict(state[0][0], events).errors(events).numpy()  # type: ignore[operator]
+            network.predict(state[0][0], events).errors(events).numpy()
             for network, state in zip(self._networks, entity.states, strict=True)
         ]
         return self.detector.log_p(errors)
@@ -219,3 +237,11 @@ class Stream:
         if entity.events < YOUNG:
             return "learning"
         return "ok" if event.entity in self._known else "unseen"
+
+
+def _whole(amount: float) -> int:
+    """An amount in ONE-ths, exactly; 0 for NaN."""
+    if math.isnan(amount):
+        return 0
+    numerator, denominator = min(max(amount, -LARGEST_AMOUNT), LARGEST_AMOUNT).as_integer_ratio()
+    return numerator * (ONE // denominator)

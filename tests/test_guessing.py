@@ -11,6 +11,7 @@ import pytest
 
 from anomaly.errors import InputError, SchemaError
 from anomaly.schema import NumericField, Place, Schema, infer_schema
+from anomaly.simulator import SIMULATED_SCHEMA, simulate
 
 ROWS = 400
 
@@ -114,6 +115,18 @@ def test_card_payments_with_people_and_two_places() -> None:
     )
     left_out = {key.removeprefix("left_out.") for key in reasons if key.startswith("left_out.")}
     assert left_out == {"gender", "lat", "long", "dob", "unix_time"}
+
+
+@pytest.mark.parametrize("text", [True, False])
+def test_the_simulators_columns(text: bool) -> None:
+    frame, _ = simulate(customers=20, days=10)
+    if text:
+        frame = frame.with_columns(pl.col("time").dt.to_string("iso")).cast(pl.String)
+    schema, _ = infer_schema(frame)
+    alike = {"categorical": tuple(sorted(schema.categorical))}
+    assert schema.model_copy(update=alike) == SIMULATED_SCHEMA.model_copy(
+        update={"categorical": tuple(sorted(SIMULATED_SCHEMA.categorical))}
+    )
 
 
 @pytest.mark.parametrize("name", ["is_fraud", "isFraud", "Class", "label", "target", "fraud", "Label", "is_anomaly"])

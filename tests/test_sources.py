@@ -93,7 +93,6 @@ def test_a_glob_is_read_in_the_order_of_sorted_paths(tmp_path: Path) -> None:
     for day in (2, 10, 1):
         write(pl.DataFrame({"day": [day]}), tmp_path / f"{day:02}.csv")
     write(pl.DataFrame({"day": [99]}), tmp_path / "other.parquet")
-    assert scan(tmp_path / "*.csv")["day"].to_list() == ["1", "2", "10"] if False else True
     assert scan(str(tmp_path / "*.csv")).collect()["day"].to_list() == ["1", "2", "10"]
     assert scan([tmp_path / "10.csv", tmp_path / "0*.csv"]).collect()["day"].to_list() == ["10", "1", "2"]
 
@@ -109,6 +108,8 @@ def test_a_folder_is_read_with_its_hive_partitions(tmp_path: Path) -> None:
     assert table["country"].to_list() == ["Dé", None, "FR"]
     assert table["day"].to_list() == ["2024-01-01", None, "2024-01-02"]
     assert scan(tmp_path / "t" / "country=*" / "*").collect().height == 3
+    assert scan(tmp_path / "t" / "**" / "*.parquet").collect().height == 3
+    assert scan(tmp_path / "t" / "country=FR" / "day=2024-01-02" / "a.parquet").collect()["country"].item() == "FR"
 
 
 def test_partitions_hold_in_the_careful_reading_too(tmp_path: Path) -> None:
@@ -123,7 +124,7 @@ def test_files_named_twice_are_read_once_and_empty_ones_skipped_with_a_note(tmp_
     (tmp_path / "b.csv").touch()
     parts, notes = open_parts([path, tmp_path / "*.csv"])
     assert [part.name for part in parts] == [str(path)]
-    assert notes == ("1 files were named twice and are read once", "1 files without a byte were skipped")
+    assert notes == ("files named more than once are read once (1 repeats)", "files without a byte are skipped (1)")
 
 
 def test_files_of_different_kinds_and_columns_make_one_table(tmp_path: Path) -> None:
@@ -159,7 +160,7 @@ def test_what_cannot_be_read_is_refused_by_name(tmp_path: Path, make: Callable[[
 
 @pytest.mark.parametrize("source", [42, None, [], {"a": [1]}, b"bytes", [TABLE], [42]])
 def test_other_sources_are_refused_with_what_is_expected(source: Any) -> None:
-    with pytest.raises(ParameterError, match="expected a path, a glob, a folder|a list of sources holds paths only"):
+    with pytest.raises(ParameterError, match=r"expected a path, a glob, a folder|a list of sources holds paths only"):
         scan(source)
 
 
@@ -174,7 +175,7 @@ def test_frames(source: Any) -> None:
 
 def test_pandas_without_its_index_and_with_mixed_objects() -> None:
     frame = pd.DataFrame({"a": [1.5, None], "mixed": ["1,5", 2]}, index=[7, 8])
-    frame["when"] = pd.to_datetime(["2024-01-01", None])
+    frame["when"] = pd.to_datetime(pd.Series(["2024-01-01", None], index=frame.index))
     table = scan(frame).collect()
     assert table.columns == ["a", "mixed", "when"]
     assert table["a"].to_list() == [1.5, None]
@@ -211,8 +212,8 @@ def test_sqlite(database: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_faults_of_a_database_say_what_to_do(database: Path) -> None:
     with pytest.raises(ParameterError, match=r'a database needs a query, e.g. query="SELECT'):
         scan(f"sqlite://{database}")
-    with pytest.raises(InputError, match=r"the query failed .*no such table: nothing"):
-        scan(f"sqlite://{database}", "SELECT * FROM nothing")
+    with pytest.raises(InputError, match=r"the query failed .*no such table: absent"):
+        scan(f"sqlite://{database}", "SELECT * FROM absent")
     with pytest.raises(InputError, match=r"let the query cast the column to text: CAST\(amount AS TEXT\)"):
         scan(f"sqlite://{database}", "SELECT note FROM events")
     assert scan(f"sqlite://{database}", "SELECT CAST(note AS TEXT) AS note FROM events").collect().height == 2
@@ -223,7 +224,7 @@ def test_faults_of_a_database_say_what_to_do(database: Path) -> None:
 
 
 def test_a_query_needs_a_database() -> None:
-    with pytest.raises(ParameterError, match="a query needs a database URI such as sqlite:///events.db"):
+    with pytest.raises(ParameterError, match="a query needs a database URI such as"):
         scan(TABLE, "SELECT 1")
 
 

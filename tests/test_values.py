@@ -336,3 +336,11 @@ def test_types_that_cannot_play_the_role_are_refused(values: list[Any]) -> None:
         number_column(frame.lazy(), "x", frame.schema["x"], ".")
     with pytest.raises(SchemaError, match=r"a time was expected"):
         time_column(frame.lazy(), "x", frame.schema["x"], "UTC", "s")
+
+
+def test_a_quotient_is_exact_in_a_column_of_any_length() -> None:
+    """Polars divides a column by a constant through its reciprocal, but not a column of one row."""
+    for rows in (1, 2, 1000):
+        frame = pl.LazyFrame({"t": [33_554_429] * rows})
+        lazy, column = time_column(frame, "t", pl.Int64(), "UTC", "ms")
+        assert set(lazy.select(column.value).collect().to_series()) == {33_554.429}

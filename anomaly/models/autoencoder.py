@@ -20,9 +20,10 @@ from anomaly.models.base import SequenceModel, statistics_width
 from anomaly.models.batches import Events, Table
 from anomaly.models.cells import Memory
 from anomaly.models.heads import FieldSet, Prediction, spread_locations
+from anomaly.models.training import Network
 
 
-class AutoencoderNetwork(nn.Module):
+class AutoencoderNetwork(Network):
     """Encoder memory, bottleneck with noise, decoder LSTM and one layer of predictive heads."""
 
     def __init__(
@@ -40,7 +41,7 @@ class AutoencoderNetwork(nn.Module):
         self.noise, self.steps = noise, steps
         self.encoder = nn.Linear(hidden + self.memory.embedding.size + statistics_width(numeric), hidden)
         self.bottleneck = nn.Linear(hidden, bottleneck)
-        self.decoder = nn.LSTM(bottleneck, hidden)
+        self.decoder = nn.LSTM(bottleneck + hidden + statistics_width(numeric), hidden)
         self.numbers = spread_locations(nn.Linear(hidden, self.fields.number_width))
         self.categories = nn.Linear(hidden, self.fields.category_width)
 
@@ -53,14 +54,15 @@ class AutoencoderNetwork(nn.Module):
             code = code + self.noise * torch.randn_like(code)
         return code
 
-    def decode(self, code: Tensor, steps: int) -> list[Prediction]:
+    def decode(self, code: Tensor, memory: Tensor, events: Events, steps: int) -> list[Prediction]:
         """Distributions of the event itself, then of those before it, newest first."""
-        output, _ = self.decoder(code.expand(steps, *code.shape))
+        given = torch.cat([code, memory, events.statistics], dim=1)
+        output, _ = self.decoder(given.expand(steps, *given.shape))
         return [Prediction(self.fields, self.numbers(part), self.categories(part)) for part in output]
 
     def predict(self, memory: Tensor, events: Events) -> Prediction:
         """Distributions of the fields of n events as rebuilt."""
-        return self.decode(self.encode(memory, events), 1)[0]
+        return self.decode(self.encode(memory, events), memory, events, 1)[0]
 
     def extra_loss(self, memory: Tensor, index: Tensor, table: Table) -> Tensor:
         """Loss of rebuilding the remembered events, newest first, for a sample of the events."""
@@ -68,10 +70,11 @@ class AutoencoderNetwork(nn.Module):
             return memory.new_zeros(())
         chosen = torch.arange(0, len(index), 4, device=index.device)
         index, memory = index[chosen], memory[chosen]
-        code = self.encode(memory, Events.pick(table, index))
+        events = Events.pick(table, index)
+        code = self.encode(memory, events)
         newest = torch.from_numpy(table.memory[index.cpu().numpy()]).to(index.device)
         total = memory.new_zeros(())
-        for step, prediction in enumerate(self.decode(code, 1 + self.steps)[1:], start=1):
+        for step, prediction in enumerate(self.decode(code, memory, events, 1 + self.steps)[1:], start=1):
             past = Events.pick(table, (newest - step).clamp(min=0))
             known = (newest - step >= 0) & (table.sequence[newest - step] == table.sequence[index])
             losses = prediction.losses(past).sum(dim=1)
@@ -94,14 +97,23 @@ class Autoencoder(SequenceModel):
         Earlier events that are rebuilt too while training.
     """
 
-    bottleneck: int = 8
-    noise: float = 0.3
-    decoded: int = 2
+    bottleneck: int = 4
+    noise: float = 1.0
+    decoded: int = 1
 
     @property
     def name(self) -> str:
         """Short name, for columns and files."""
         return "autoencoder"
 
-    def _make(self, numeric: Sequence[Column], category: Sequence[Column]) -> nn.Module:
+    @property
+    def weight(self) -> float:
+        """What the model's surprise counts beside that of the others.
+
+        It has seen the event that it judges, and ranks worse for it. On simulated frauds (AP): forecaster alone 0.272,
+        autoencoder alone 0.212, added at weight 0.3 0.269, at weight 1 0.257.
+        """
+        return 0.3
+
+    def _make(self, numeric: Sequence[Column], category: Sequence[Column]) -> Network:
         return AutoencoderNetwork(numeric, category, self.hidden, self.bottleneck, self.noise, self.decoded)

@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from anomaly.errors import NotFittedError
 from anomaly.features import Column
 from anomaly.models.batches import Table
 from anomaly.models.heads import FieldSet, Prediction
-from anomaly.models.training import Mask, Progress, Run, Trainer, Training, autocast, choose_device, scan
+from anomaly.models.training import Mask, Network, Progress, Run, Trainer, Training, autocast, choose_device, scan
 from anomaly.sequences import Sequences
 
 
@@ -48,8 +48,13 @@ class SequenceModel:
     device: str | None = None
 
     def __post_init__(self) -> None:
-        self.network_: nn.Module | None = None
+        self.network_: Network | None = None
         self.run_: Run | None = None
+
+    @property
+    def weight(self) -> float:
+        """What the model's surprise counts beside that of the others."""
+        return 1.0
 
     @property
     @abstractmethod
@@ -57,7 +62,7 @@ class SequenceModel:
         """Short name, for columns and files."""
 
     @abstractmethod
-    def _make(self, numeric: Sequence[Column], category: Sequence[Column]) -> nn.Module:
+    def _make(self, numeric: Sequence[Column], category: Sequence[Column]) -> Network:
         """Return an untrained network."""
 
     def prepare(self, numeric: Sequence[Column], category: Sequence[Column]) -> None:
@@ -117,7 +122,7 @@ class SequenceModel:
         result = np.full((len(sequences), len(self.fields)), np.nan, dtype=np.float32)
         for events, memory, index in scan(network, table, sequences, mask):
             with autocast(memory.device):
-                prediction = network.predict(memory, events)  # type: ignore[operator]
+                prediction = network.predict(memory, events)
             result[index.cpu().numpy()] = prediction.errors(events).float().cpu().numpy()
         return result
 
@@ -126,7 +131,7 @@ class SequenceModel:
         """Predictive distributions of the chosen events: their indices (n,), rising, and the distributions."""
         network = self._network()
         found = [
-            (index, network.predict(memory, events))  # type: ignore[operator]
+            (index, network.predict(memory, events))
             for events, memory, index in scan(network, self.table(sequences), sequences, mask)
         ]
         index = torch.cat([index for index, _ in found]).cpu()
@@ -147,7 +152,7 @@ class SequenceModel:
         self._network().load_state_dict({name: torch.as_tensor(value) for name, value in arrays.items()})
         return self
 
-    def _network(self) -> nn.Module:
+    def _network(self) -> Network:
         if self.network_ is None:
             raise NotFittedError(f"{type(self).__name__}: not fitted yet; call fit(...) or load a saved detector")
         return self.network_

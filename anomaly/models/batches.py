@@ -93,7 +93,7 @@ def memory_statistics(sequences: Sequences, memory: Int, averaged: Sequence[int]
     young entities are not over-trusted. Values count clipped to +-`CLIP`, so that one monster does not own the mean.
     """
     start = np.repeat(sequences.offsets[:-1], sequences.lengths)
-    columns = [np.log1p(memory - start)]
+    columns = [remembered_number(memory - start)]
     for column in sequences.numeric.T[list(averaged)]:
         known = np.isfinite(column)
         value = np.clip(np.where(known, column, 0.0).astype(np.float64), -CLIP, CLIP)
@@ -103,6 +103,11 @@ def memory_statistics(sequences: Sequences, memory: Int, averaged: Sequence[int]
 
 
 CLIP = 8.0
+
+
+def remembered_number(count: NDArray[np.int64] | int) -> NDArray[np.float64]:
+    """How many events are remembered, on a scale of about -1.5 to 2.5: none to a thousand or so."""
+    return np.asarray((np.log1p(count) - 3.0) / 2.0)
 
 
 def mean_and_spread(

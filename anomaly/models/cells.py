@@ -6,6 +6,7 @@ fraud does not rewrite the memory that should expose it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -23,7 +24,7 @@ class EventEmbedding(nn.Module):
     def __init__(self, numeric: Sequence[Column], category: Sequence[Column]) -> None:
         super().__init__()
         self.tables = nn.ModuleList(nn.Embedding(c.size, embedding_width(c.size)) for c in category)
-        self.size = 2 * len(numeric) + sum(embedding_width(c.size) for c in category)
+        self.size: int = 2 * len(numeric) + sum(embedding_width(c.size) for c in category)
 
     def forward(self, numeric: Tensor, category: Tensor) -> Tensor:
         """(n, F) and (n, C) -> (n, size)."""
@@ -35,7 +36,7 @@ class EventEmbedding(nn.Module):
 
 def embedding_width(size: int) -> int:
     """Width of an embedding of `size` codes: enough to tell them apart, never wide."""
-    return min(16, max(2, round(size**0.5)))
+    return min(16, max(2, round(math.sqrt(size))))
 
 
 class Memory(nn.Module):

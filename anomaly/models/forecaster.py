@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from anomaly.features import Column
 from anomaly.models.base import SequenceModel, statistics_width
-from anomaly.models.batches import Events, Table
+from anomaly.models.batches import Events
 from anomaly.models.cells import Memory
 from anomaly.models.heads import Prediction, StagedHeads
+from anomaly.models.training import Network
 
 
-class ForecasterNetwork(nn.Module):
+class ForecasterNetwork(Network):
     """LSTM memory and staged predictive heads."""
 
     def __init__(self, numeric: Sequence[Column], category: Sequence[Column], hidden: int) -> None:
@@ -27,10 +28,6 @@ class ForecasterNetwork(nn.Module):
         """Distributions of the fields of n events from the memory before each, (n, H)."""
         prediction: Prediction = self.heads(memory, events)
         return prediction
-
-    def extra_loss(self, memory: Tensor, index: Tensor, table: Table) -> Tensor:  # noqa: ARG002
-        """Nothing beyond the likelihood."""
-        return memory.new_zeros(())
 
 
 @dataclass(kw_only=True)
@@ -45,5 +42,5 @@ class Forecaster(SequenceModel):
         """Short name, for columns and files."""
         return "forecaster"
 
-    def _make(self, numeric: Sequence[Column], category: Sequence[Column]) -> nn.Module:
+    def _make(self, numeric: Sequence[Column], category: Sequence[Column]) -> Network:
         return ForecasterNetwork(numeric, category, self.hidden)

@@ -1,7 +1,8 @@
 """Predictive distributions of the fields of one event: error, tail probability, quantiles, likeliest values.
 
-A number follows a mixture of logistics in encoded units (as in PixelCNN++, Salimans et al. 2017, but continuous): its
-distribution function and its tails are plain sigmoids, exact far out in log space. A category follows a softmax.
+A number follows a mixture of logistics in encoded units, and its likelihood is the mass of a bin around it (as in
+PixelCNN++, Salimans et al. 2017): tails are plain sigmoids, exact far out in log space, and a count that repeats cannot
+make a density endless. A category follows a softmax.
 
 Under a right model each tail probability is uniform, whatever the field's entropy; that makes fields comparable.
 """
@@ -22,7 +23,8 @@ from anomaly.features import MISSING, Column
 from anomaly.models.batches import Events
 
 COMPONENTS = 4
-SMALLEST_SCALE = 0.02  # of a mixture component, in encoded units: repeated prices must not make a density infinite
+SMALLEST_SCALE = 0.02  # of a mixture component, in encoded units
+RESOLUTION = 0.01  # half the width of a number's bin, in encoded units: repeated prices must not make a loss endless
 LOG_2 = 0.6931471805599453
 
 
@@ -50,10 +52,6 @@ class FieldSet:
             return tuple(sorted(fields, key=lambda field: field.column.stage))
 
         return cls(scored(numeric), scored(category))
-
-    def __iter__(self) -> object:
-        """Fields in the order of the columns of `Prediction.errors`."""
-        return iter((*self.numbers, *self.categories))
 
     def __len__(self) -> int:
         """Return K."""
@@ -84,27 +82,27 @@ class FieldSet:
         """Outputs of a network for the categories."""
         return sum(field.column.size for field in self.categories)
 
-    def step(self, value: Tensor) -> Tensor:
-        """Half the distance to the next lower count, in encoded units, (n, Kn); 0 for continuous numbers.
+    def borders(self, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Lower and upper border of the bin that holds each value, in encoded units, (n, Kn) each.
 
-        The tail of a count must hold the count itself.
+        A bin reaches `RESOLUTION` to both sides, that of a count at least half-way to the next ones.
         """
-        steps = torch.zeros_like(value)
+        lower, upper = value - RESOLUTION, value + RESOLUTION
         for at, field in enumerate(self.numbers):
             column = field.column
-            if column.step:
-                transformed = value[:, at].double() * column.scale + column.center
-                raw = torch.sinh(transformed) * column.unit if column.unit else transformed
-                lower = torch.asinh((raw - column.step) / column.unit) if column.unit else raw - column.step
-                steps[:, at] = ((transformed - lower) / column.scale).to(value.dtype)
-        return steps
+            if column.step:  # counts stand on an asinh scale of unit 1
+                raw = torch.sinh(value[:, at].double() * column.scale + column.center).round()
+                for border, step, outer in ((lower, -column.step, torch.minimum), (upper, column.step, torch.maximum)):
+                    half_way = ((torch.asinh(raw + step) - column.center) / column.scale).to(value.dtype)
+                    border[:, at] = outer(half_way, border[:, at])
+        return lower, upper
 
 
 @dataclass(frozen=True)
 class Prediction:
     """Distributions of K fields for n events, as a network gave them.
 
-    numbers : (n, Kn * 3 * M), for each field M logits, M locations, M raw spreads; categories : (n, sum of codes) logits.
+    numbers : (n, Kn * 3 * M), for each field M logits, M locations, M raw spreads; categories : (n, codes) logits.
     """
 
     fields: FieldSet
@@ -112,43 +110,45 @@ class Prediction:
     categories: Tensor
 
     def losses(self, events: Events) -> Tensor:
-        """Negative log-likelihood of each field, (n, K) in nats of encoded units; 0 where the field is missing."""
-        value, known = self._values(events)
-        weight, location, scale = self._mixture()
-        z = (value[:, :, None] - location) / scale
-        density = torch.logsumexp(weight - z - 2 * fn.softplus(-z) - scale.log(), dim=2)
-        parts = [torch.where(known, -density, 0.0)]
-        for code, logits in self._codes(events):
-            loss = fn.cross_entropy(logits, code, reduction="none")
-            parts.append(torch.where(code == MISSING, 0.0, loss)[:, None])
-        return torch.cat(parts, dim=1)
+        """Negative log-likelihood of each field, (n, K) in nats, >= 0; 0 where the field is missing."""
+        return self.judge(events)[0]
 
     def errors(self, events: Events) -> Tensor:
         """-ln of each field's tail probability, (n, K) >= 0, higher = stranger; NaN where the field is missing."""
-        value, known = self._values(events)
-        weight, location, scale = self._mixture()
-        step = self.fields.step(value)
-        tails = [field.column.tail for field in self.fields.numbers]
-        sign = value.new_tensor([-1.0 if tail == "lower" else 1.0 for tail in tails])
-        z = ((value - sign * step)[:, :, None] - location) / scale
-        log_tail = torch.logsumexp(weight - fn.softplus(sign[:, None] * z), dim=2)
-        both = [at for at, tail in enumerate(tails) if tail == "both"]
-        if both:  # a continuous number, or a count judged from its middle
-            z = (value[:, both, None] - location[:, both]) / scale[:, both]
-            lower = torch.logsumexp(weight[:, both] - fn.softplus(-z), dim=2)
-            log_tail[:, both] = (torch.minimum(log_tail[:, both], lower) + LOG_2).clamp(max=0.0)
-        parts = [torch.where(known, -log_tail, torch.nan)]
-        for code, logits in self._codes(events):
-            probability = fn.softmax(logits, dim=1)
-            own = probability.gather(1, code[:, None])
-            # Highest-density tail: all that is no likelier than what happened.
-            tail = torch.where(probability <= own, probability, 0.0).sum(dim=1).clamp(1e-30, 1.0)
-            parts.append(torch.where(code == MISSING, torch.nan, -tail.log())[:, None])
-        return torch.cat(parts, dim=1).clamp(min=0.0)
+        return self.judge(events)[1]
+
+    def judge(self, events: Events) -> tuple[Tensor, Tensor]:
+        """Losses and errors of each field, (n, K) each; errors carry no gradient."""
+        numbers = self._judge_numbers(events)
+        pairs = zip(self.fields.categories, self._logits, strict=True)
+        parts = [numbers, *(judge_category(events.category[:, field.index], logits) for field, logits in pairs)]
+        return torch.cat([loss for loss, _ in parts], dim=1), torch.cat([error for _, error in parts], dim=1)
+
+    def _judge_numbers(self, events: Events) -> tuple[Tensor, Tensor]:
+        """Of a bin from b to a, a component holds sigmoid(a) - sigmoid(b); its log is exact however far out.
+
+        log(sigmoid(a) - sigmoid(b)) = -softplus(-a) - softplus(b) + log(1 - exp(b - a))
+        """
+        given = events.numeric[:, self.fields.number_index]
+        missing = torch.isnan(given)
+        lower, upper = self.fields.borders(torch.nan_to_num(given))
+        weight, location, scale = self._mixture
+        a = (upper[:, :, None] - location) / scale
+        b = (lower[:, :, None] - location) / scale
+        below, above = fn.softplus(-a), fn.softplus(b)
+        loss = -torch.logsumexp(weight - below - above + torch.log1p(-torch.exp(b - a)), dim=2)
+        with torch.no_grad():
+            log_above = torch.logsumexp(weight - above, dim=2)
+            log_below = torch.logsumexp(weight - below, dim=2)
+            twice = (torch.minimum(log_above, log_below) + LOG_2).clamp(max=0.0)
+            tails = {"upper": log_above, "lower": log_below, "both": twice}
+            wanted = [tails[field.column.tail][:, at] for at, field in enumerate(self.fields.numbers)]
+            error = -torch.stack(wanted, dim=1) if wanted else -log_above
+        return loss.masked_fill(missing, 0.0), error.clamp(min=0.0).masked_fill(missing, torch.nan)
 
     def quantiles(self, probabilities: Sequence[float]) -> Tensor:
         """Quantiles of the numbers in encoded units, by bisection: (n, Kn, len(probabilities))."""
-        weight, location, scale = self._mixture()
+        weight, location, scale = self._mixture
         found = []
         for probability in probabilities:
             low = (location - 40 * scale).min(dim=2).values
@@ -163,23 +163,30 @@ class Prediction:
 
     def probabilities(self) -> list[Tensor]:
         """Probability of each code, (n, codes), for each category."""
-        return [fn.softmax(logits, dim=1) for logits in self._logits()]
+        return [fn.softmax(logits, dim=1) for logits in self._logits]
 
-    def _values(self, events: Events) -> tuple[Tensor, Tensor]:
-        value = events.numeric[:, self.fields.number_index]
-        return torch.nan_to_num(value), ~torch.isnan(value)
-
+    @cached_property
     def _mixture(self) -> tuple[Tensor, Tensor, Tensor]:
         """Log weights, locations and scales, each (n, Kn, M)."""
         parts = self.numbers.float().view(len(self.numbers), len(self.fields.numbers), 3, COMPONENTS).unbind(dim=2)
         return fn.log_softmax(parts[0], dim=2), parts[1], fn.softplus(parts[2]) + SMALLEST_SCALE
 
+    @cached_property
     def _logits(self) -> tuple[Tensor, ...]:
-        return self.categories.float().split([field.column.size for field in self.fields.categories], dim=1)
+        return torch.split(self.categories.float(), [field.column.size for field in self.fields.categories], dim=1)
 
-    def _codes(self, events: Events) -> list[tuple[Tensor, Tensor]]:
-        pairs = zip(self.fields.categories, self._logits(), strict=True)
-        return [(events.category[:, field.index], logits) for field, logits in pairs]
+
+def judge_category(code: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:
+    """Loss and error (n, 1) of codes (n,) under a softmax; the tail is all that is no likelier than what happened."""
+    missing = (code == MISSING)[:, None]
+    logs = fn.log_softmax(logits, dim=1)
+    own = logs.gather(1, code[:, None])
+    with torch.no_grad():
+        likelier = torch.where(logs > own, logs.exp(), 0.0).sum(dim=1, keepdim=True)
+        tail = torch.where(logs <= own, logs.exp(), 0.0).sum(dim=1, keepdim=True).clamp(1e-30, 1.0)
+        # The likeliest code has an error of 0 exactly: most events have it, and calibration ranks them.
+        error = -torch.where(likelier < 0.5, torch.log1p(-likelier), tail.log())
+    return (-own).masked_fill(missing, 0.0), error.masked_fill(missing, torch.nan)
 
 
 class StagedHeads(nn.Module):

@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -30,10 +29,9 @@ from anomaly.models.heads import FieldSet, Prediction
 from anomaly.sequences import Sequences
 
 Mask = NDArray[np.bool_]
-Say = Callable[[str], None]
 
 
-class Network(Protocol):
+class Network(nn.Module):
     """What the loop asks of a network."""
 
     memory: Memory
@@ -41,9 +39,11 @@ class Network(Protocol):
 
     def predict(self, memory: Tensor, events: Events) -> Prediction:
         """Distributions of the fields of n events from the memory before each, (n, H)."""
+        raise NotImplementedError
 
-    def extra_loss(self, memory: Tensor, index: Tensor, table: Table) -> Tensor:
+    def extra_loss(self, memory: Tensor, index: Tensor, table: Table) -> Tensor:  # noqa: ARG002
         """Loss beyond the likelihood of the events themselves: a scalar, 0 if there is none."""
+        return memory.new_zeros(())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +53,7 @@ class Training:
     Parameters
     ----------
     epochs : int, optional
-        Most passes over the history; by default enough for about 2,000 steps, between 6 and 40.
+        Most passes over the history; by default enough for about 4,000 steps, between 5 and 20.
     patience : int
         Epochs without a better validation loss before the loop stops.
     learning_rate : float
@@ -71,7 +71,7 @@ class Training:
     learning_rate: float = 4e-3
     clip: float = 1.0
     drop_share: float = 0.03
-    batch_events: int = 4096
+    batch_events: int = 1024
     steps: int = 64
     longest: int = 512
 
@@ -98,7 +98,7 @@ class Trainer:
 
     Parameters
     ----------
-    network : nn.Module and Network
+    network : Network
         Trained in place; holds the best epoch's weights at the end.
     sequences, table : Sequences, Table
         The history and its tensors.
@@ -110,7 +110,7 @@ class Trainer:
 
     def __init__(
         self,
-        network: nn.Module,
+        network: Network,
         sequences: Sequences,
         table: Table,
         *,
@@ -132,10 +132,9 @@ class Trainer:
             longest=training.longest,
         )
         self.steps = sum(-(-int(length[0]) // training.steps) for _, length in self.plan.groups)
-        self.epochs = training.epochs or int(np.clip(2000 // max(1, self.steps), 6, 40))
+        self.epochs = training.epochs or int(np.clip(4000 // max(1, self.steps), 5, 20))
         self.weight = train.astype(np.float32)
         self.optimizer = torch.optim.Adam(network.parameters(), lr=training.learning_rate)
-        self.schedule = lambda step: 0.55 + 0.45 * math.cos(math.pi * min(1.0, step / (self.epochs * self.steps)))
         self.run = Run()
         self.best: dict[str, Tensor] = {}
 
@@ -152,8 +151,14 @@ class Trainer:
             if not self.best:
                 raise
             self.run.interrupted = True
+            if progress is not None:
+                progress.say(f"interrupted: keeping epoch {self.run.best_epoch}, the best so far")
         self.network.load_state_dict(self.best)
         return self.run
+
+    def _learning_rate(self, step: int) -> float:
+        done = min(1.0, step / (self.epochs * self.steps))
+        return self.training.learning_rate * (0.55 + 0.45 * math.cos(math.pi * done))
 
     def _patience(self) -> int:
         return self.training.patience + 1 if self.run.best_epoch == 0 else self.training.patience
@@ -184,30 +189,29 @@ class Trainer:
         total, count, step = 0.0, 0.0, (epoch - 1) * self.steps
         self.network.train()
         for group in order:
-            reader = Reader(self.network.memory, self.table)  # type: ignore[arg-type]
+            reader = Reader(self.network.memory, self.table)
             for chunk in self.plan.chunks(group):
                 for parameters in self.optimizer.param_groups:
-                    parameters["lr"] = self.training.learning_rate * self.schedule(step)
+                    parameters["lr"] = self._learning_rate(step)
                 step += 1
                 with autocast(device):
                     index, memory = reader.read(chunk)
                     events = Events.pick(self.table, index)
-                    prediction = self.network.predict(memory, events)  # type: ignore[operator]
+                    prediction = self.network.predict(memory, events)
                     chosen = weight[index]
-                    summed = (prediction.losses(events).sum(dim=1) * chosen).sum()
-                    extra = self.network.extra_loss(memory, index, self.table)  # type: ignore[operator]
+                    losses, found = prediction.judge(events)
+                    summed = (losses.sum(dim=1) * chosen).sum()
+                    extra = self.network.extra_loss(memory, index, self.table)
                 number = float(chosen.sum())
                 loss = summed / max(1.0, number) + extra
                 self.optimizer.zero_grad(set_to_none=True)
-                loss.backward()
+                loss.backward()  # type: ignore[no-untyped-call]
                 nn.utils.clip_grad_norm_(self.network.parameters(), self.training.clip)
                 self.optimizer.step()
-                total, count = total + float(summed), count + number
-                with torch.no_grad():
-                    found = prediction.errors(events).float().cpu().numpy()
+                total, count = total + float(summed.detach()), count + number
                 if errors is None:
                     errors = np.full((len(self.sequences), found.shape[1]), np.nan, dtype=np.float32)
-                errors[index.cpu().numpy()] = found
+                errors[index.cpu().numpy()] = found.float().cpu().numpy()
                 if progress is not None:
                     progress.events(len(index), self.plan.events, total / max(1.0, count))
         assert errors is not None
@@ -246,7 +250,7 @@ class Trainer:
             metadata = file.metadata()
             if metadata.get("fingerprint") != self._fingerprint():
                 raise ArtifactError(
-                    f"Trainer: the checkpoint {path} belongs to other data or settings; fit without resume to start anew"
+                    f"Trainer: the checkpoint {path} is of other data or settings; fit without resume to start anew"
                 )
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
         self.run = Run(**json.loads(metadata["run"]))
@@ -269,6 +273,9 @@ class Progress(Protocol):
     def epoch(self, epoch: int, epochs: int, train_loss: float, valid_loss: float) -> None:
         """An epoch is over."""
 
+    def say(self, text: str) -> None:
+        """Tell something else."""
+
 
 def autocast(device: torch.device) -> Any:
     """Mixed precision on CUDA, plain float32 elsewhere."""
@@ -285,17 +292,17 @@ def choose_device(name: str | None = None) -> torch.device:
 
 
 @torch.inference_mode()
-def evaluate(network: nn.Module, table: Table, sequences: Sequences, mask: Mask) -> float:
+def evaluate(network: Network, table: Table, sequences: Sequences, mask: Mask) -> float:
     """Mean loss per event over the events of `mask`, each after its whole history."""
     total, count = 0.0, 0
     for events, memory, _ in scan(network, table, sequences, mask):
-        total += float(network.predict(memory, events).losses(events).sum())  # type: ignore[operator]
+        total += float(network.predict(memory, events).losses(events).sum())
         count += len(memory)
     return total / max(1, count)
 
 
-def scan(network: nn.Module, table: Table, sequences: Sequences, mask: Mask | None = None) -> Any:
-    """Read whole histories once, and yield (events, memory before each, index) of the events of `mask`, batch by batch."""
+def scan(network: Network, table: Table, sequences: Sequences, mask: Mask | None = None) -> Any:
+    """Read whole histories once; yield (events, memory before each, index) of the events of `mask`, batch by batch."""
     network.eval()
     until = None
     if mask is not None:  # no need to read on behind the last chosen event of a sequence
@@ -305,7 +312,7 @@ def scan(network: nn.Module, table: Table, sequences: Sequences, mask: Mask | No
     device = table.numeric.device
     chosen = None if mask is None else torch.from_numpy(mask).to(device)
     for group in range(len(plan.groups)):
-        reader = Reader(network.memory, table)  # type: ignore[arg-type]
+        reader = Reader(network.memory, table)
         for chunk in plan.chunks(group):
             with autocast(device):
                 index, memory = reader.read(chunk)
@@ -320,5 +327,5 @@ def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
 
 
-def _shapes(network: nn.Module) -> dict[str, list[int]]:
+def _shapes(network: Network) -> dict[str, list[int]]:
     return {name: list(value.shape) for name, value in network.state_dict().items()}

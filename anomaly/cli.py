@@ -1,0 +1,573 @@
+"""Command line: the verbs simulate, init, fit, score and report, thin.
+
+Each verb prints its result on standard output, as text or, with ``--json``, as one JSON object. Progress, notes and
+errors go to standard error. An `AnomalyError` ends in exit code 2 and one message; anything else is a bug and keeps its
+traceback. Heavy modules are imported inside the verbs, so that ``anomaly --help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import shlex
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import date, datetime, timedelta
+from functools import partial, wraps
+from inspect import Parameter, signature
+from io import TextIOWrapper
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from uuid import uuid4
+
+import typer
+
+from anomaly.errors import AnomalyError, InputError, ParameterError
+
+if TYPE_CHECKING:
+    import polars as pl
+    from rich.table import Table
+
+    from anomaly.detector import Detector
+    from anomaly.ingest import Events
+    from anomaly.schema import Schema
+    from anomaly.thresholds import Threshold
+
+REJECTS = "rejects.parquet"
+TOP_CASES = 10  # cases shown in the terminal
+TOLD_REJECTS = 3  # kinds of reasons shown in the terminal
+PLAIN_WIDTH = 140  # of tables where there is no terminal
+INTERRUPTED = 130  # the exit code that shells give to Ctrl-C
+
+EXAMPLES = {
+    "simulate": "anomaly simulate play",
+    "init": "anomaly init play/events.parquet",
+    "fit": "anomaly fit play/events.parquet --until 2024-03-01",
+    "score": "anomaly score play/events.parquet --since 2024-03-01",
+    "report": "anomaly report play/events.parquet --since 2024-03-01 --scores scores.parquet",
+}
+HELP = """Find fraud and other anomalies in sequences of events per entity, without labels.
+
+The verbs in the order of use, on play data; with data of your own, begin at init:
+
+\b
+{examples}
+
+EVENTS are CSV, Parquet, NDJSON or Arrow files, folders of them, or a database (sqlite:///events.db) with --query. Give
+score and report the history as well: each event is judged by what came before it. A row that cannot be read is put
+aside with its reason. Every verb takes --json. Exit code 2 means bad input, told in one message.
+"""
+
+app = typer.Typer(
+    help=HELP.format(examples="\n".join(f"  {example}" for example in EXAMPLES.values())),
+    add_completion=False,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Sources = Annotated[list[str], typer.Argument(metavar="EVENTS", help="Files, folders, or one database address.")]
+DetectorFolder = Annotated[Path, typer.Option("--detector", metavar="DIR", help="What `anomaly fit` wrote.")]
+Query = Annotated[str | None, typer.Option(metavar="SQL", help="What to read from a database.")]
+Since = Annotated[str | None, typer.Option(metavar="TIME", help="Score from this time on (UTC without an offset).")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else on standard output.")]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a verb found: plain values for a program; text and a table for a person."""
+
+    facts: dict[str, Any]
+    text: str
+    table: Table | None = None
+    after: str = field(default="", kw_only=True)
+
+
+def verb(told: str) -> Callable[[Callable[..., Answer]], Callable[..., None]]:
+    """Make a function that returns an `Answer` a verb with ``--json``; `told` says in a line what it does."""
+
+    def register(function: Callable[..., Answer]) -> Callable[..., None]:
+        @wraps(function)
+        def command(*, as_json: bool, **options: Any) -> None:
+            _answer(partial(function, **options), as_json)
+
+        json_option = Parameter("as_json", Parameter.KEYWORD_ONLY, default=False, annotation=AsJson)
+        known = signature(function, eval_str=True)
+        command.__signature__ = known.replace(parameters=[*known.parameters.values(), json_option])  # type: ignore[attr-defined]
+        app.command(short_help=told, epilog=f"\b\nExample:\n  {EXAMPLES[function.__name__]}")(command)
+        return command
+
+    return register
+
+
+def _answer(function: Callable[[], Answer], as_json: bool) -> None:
+    """Run a verb and print what it found, or why it could not."""
+    began = time.perf_counter()
+    try:
+        answer = function()
+    except AnomalyError as error:
+        _refuse(str(error), type(error).__name__, as_json)
+    except OSError as error:  # a folder that may not be written, a full disk
+        if error.filename is None:
+            raise
+        _refuse(f"{error.filename}: {error.strerror}", type(error).__name__, as_json)
+    if as_json:
+        facts = {**answer.facts, "seconds": round(time.perf_counter() - began, 3)}
+        typer.echo(json.dumps(_plain(facts), allow_nan=False))
+    else:
+        _show(answer)
+
+
+@verb("Write play data: 90 days of card payments with fraud.")
+def simulate(
+    folder: Annotated[Path, typer.Argument(help="Where to write; made if need be.")],
+    customers: Annotated[int, typer.Option(help="How many; each pays about twice a day.")] = 2000,
+    days: Annotated[int, typer.Option(help="How many, from 2024-01-01 on.")] = 90,
+    fraud_rate: Annotated[float, typer.Option(help="Share of the payments that are fraud.")] = 0.01,
+    seed: Annotated[int, typer.Option(help="Same seed, same payments.")] = 0,
+) -> Answer:
+    """Write play data: card payments of made-up customers, with planted fraud."""
+    from anomaly.simulator import SIMULATED_SCHEMA, write_simulation
+
+    schema, text = folder / "anomaly.toml", SIMULATED_SCHEMA.to_toml()
+    if schema.exists() and schema.read_text(encoding="utf-8") != text:
+        raise ParameterError(f"{schema} is there already and holds something else; give a new folder")
+    events, labels = write_simulation(folder, customers=customers, days=days, fraud_rate=fraud_rate, seed=seed)
+    _write(schema, text)
+    told = _planted(labels)
+    until = date(2024, 1, 1) + timedelta(days=2 * days // 3)
+    return Answer(
+        {"events": events, "labels": labels, "schema": schema, **told},
+        f"{told['rows']:,} payments, {told['frauds']:,} of them planted fraud.\n"
+        f"{events}   the payments\n{labels}   which of them are fraud; only for checking\n{schema}   the schema\n"
+        f"Next: anomaly fit {_quoted(events)} --schema {_quoted(schema)} --until {until}",
+    )
+
+
+@verb("Guess which column is what; write anomaly.toml.")
+def init(
+    file: Annotated[str, typer.Argument(help="A table of events.")],
+    out: Annotated[Path, typer.Option(metavar="FILE", help="Where to write the schema.")] = Path("anomaly.toml"),
+    force: Annotated[bool, typer.Option("--force", help="Overwrite it.")] = False,
+    query: Query = None,
+) -> Answer:
+    """Guess which column is what, with reasons, and write the schema."""
+    from anomaly.schema import infer_schema
+    from anomaly.sources import read_head
+
+    if out.exists() and not force:
+        raise ParameterError(f"{out} is there already: --force overwrites it, --out names another file")
+    source = _source([file], query, writes=[out])
+    head = read_head(source, query)
+    schema, reasons = infer_schema(head)
+    name = file.split("://")[0] + " database" if "://" in file else Path(file).name
+    text = f"# Guessed from the first {len(head):,} rows of {name}. Check each line.\n\n{schema.to_toml(reasons)}"
+    _write(out, text)
+    return Answer(
+        {"schema": out, "rows": len(head), "guess": schema.model_dump(), "reasons": reasons},
+        f"{text}\n# Written to {out}. Next: anomaly fit {_quoted(file)} --schema {_quoted(out)}",
+    )
+
+
+@verb("Learn from unlabelled history; write a detector.")
+def fit(
+    events: Sources,
+    schema: Annotated[Path, typer.Option(metavar="FILE", help="Which column is what.")] = Path("anomaly.toml"),
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Where to write the detector.")] = Path("detector"),
+    until: Annotated[str | None, typer.Option(metavar="TIME", help="Learn from events before this time only.")] = None,
+    epochs: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Most passes over the history. [default: by size]")
+    ] = None,
+    hidden: Annotated[int, typer.Option(min=1, metavar="N", help="Size of the memory of each model.")] = 64,
+    quarantine_hours: Annotated[
+        float | None,
+        typer.Option(
+            min=0, metavar="HOURS", help="Age at which an event enters the memory. [default: ten typical gaps]"
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, metavar="N", help="Same seed, same machine, same detector.")] = 0,
+    checkpoint: Annotated[Path | None, typer.Option(metavar="DIR", help="Keep the state after each epoch.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint.")] = False,
+    query: Query = None,
+) -> Answer:
+    """Learn from unlabelled history how each entity behaves. Ctrl-C keeps the best epoch so far."""
+    from anomaly.artifacts import check_folder
+    from anomaly.schema import Schema
+
+    if resume and checkpoint is None:
+        raise ParameterError("--resume needs --checkpoint DIR, the folder of the fit that was cut off")
+    check_folder(out)
+    known = Schema.from_toml(schema)
+    source = _source(events, query)
+
+    from anomaly.detector import Detector
+
+    end = _time("--until", until)
+    detector = Detector(known, hidden=hidden, quarantine_hours=quarantine_hours, epochs=epochs, seed=seed)
+    read = _read(source, known, query)
+    if end is not None and not (read.frame["time"] < end).any():
+        raise InputError(f"--until {until}: no event is before it")
+    try:
+        detector.fit(read, until=until, progress=True, checkpoint=checkpoint, resume=resume)
+    except KeyboardInterrupt:
+        again = "" if checkpoint is None else "; the same command with --resume goes on from the last whole epoch"
+        _note(f"Interrupted before the first epoch of a model was over: no detector is written{again}.")
+        raise typer.Exit(INTERRUPTED) from None
+    detector.save(out)
+    facts = {"detector": out, **_fit_facts(detector.fitted_, read), "quarantine_hours": detector.quarantine_ / 3600}
+    since = "" if until is None else f" --since {_quoted(until)}"
+    return Answer(
+        facts,
+        f"{_fit_text(facts)}\n{out}   the detector\n"
+        f"Next: anomaly score {' '.join(map(_quoted, events))} --detector {_quoted(out)}{since}",
+    )
+
+
+@verb("Say how strange each event is; write scores.parquet.")
+def score(
+    events: Sources,
+    detector: DetectorFolder = Path("detector"),
+    out: Annotated[
+        Path, typer.Option(metavar="FILE", help="Where to write the scores: .parquet, .csv or .ndjson.")
+    ] = Path("scores.parquet"),
+    since: Since = None,
+    query: Query = None,
+) -> Answer:
+    """Say of each event how strange it is, and put the rows that cannot be read beside it, with reasons."""
+    from anomaly.ingest import check_target, write_table
+
+    rejects = out.with_name(REJECTS)
+    check_target(out)
+    if out.name == REJECTS:
+        raise ParameterError(f"--out {out}: that name is taken by the rejected rows; give another one")
+    source = _source(events, query, writes=[out, rejects])
+
+    from anomaly.detector import Detector
+
+    _time("--since", since)
+    fitted = Detector.load(detector)
+    read = _read(source, fitted.schema, query)
+    scores = fitted.score(read, since=since)
+    write_table(scores, out)
+    write_table(read.rejects, rejects)
+    status = dict(sorted(scores["status"].value_counts().iter_rows()))
+    counts = _counts(read, scores)
+    return Answer(
+        {"scores": out, "rejects": rejects, **counts, "status": status, "notes": read.notes},
+        f"{_counts_text(counts)}\nOf the scored: {', '.join(f'{n:,} {name}' for name, n in status.items())}.\n"
+        f"{out}   one row per scored event\n{rejects}   the rejected rows, with reasons",
+    )
+
+
+@verb("Rank cases with reasons; write report.html.")
+def report(
+    events: Sources,
+    detector: DetectorFolder = Path("detector"),
+    scores: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="What `anomaly score` wrote. [default: score now]")
+    ] = None,
+    since: Since = None,
+    out: Annotated[Path, typer.Option(metavar="FILE", help="Where to write the page.")] = Path("report.html"),
+    budget_per_day: Annotated[
+        float | None, typer.Option(help="Alert on so many cases a day. [default: 50, if none of the three is given]")
+    ] = None,
+    false_alert_rate: Annotated[
+        float | None, typer.Option(help="Alert on this share of the normal events, as 0.001.")
+    ] = None,
+    false_discovery_rate: Annotated[
+        float | None, typer.Option(help="Alert so that at most this share of the alerts is false, as 0.1.")
+    ] = None,
+    cooldown_hours: Annotated[
+        float, typer.Option(min=0, metavar="HOURS", help="Alerts of one entity closer than this are one case.")
+    ] = 24.0,
+    alerts: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write the cases as a table too: .parquet, .csv or .ndjson.")
+    ] = None,
+    title: Annotated[str, typer.Option(help="Title of the page.")] = "Anomaly report",
+    query: Query = None,
+) -> Answer:
+    """Rank the strange events as cases with reasons, on one page for the people who look into them."""
+    rules = {
+        "budget_per_day": budget_per_day,
+        "false_alert_rate": false_alert_rate,
+        "false_discovery_rate": false_discovery_rate,
+    }
+    given = {name: value for name, value in rules.items() if value is not None}
+    if len(given) > 1:
+        raise ParameterError(f"give one of {' and '.join(map(_option, given))}: each of them sets the threshold")
+    _check_report_files(scores, out, alerts)
+    source = _source(events, query, reads=[] if scores is None else [scores], writes=[out, alerts])
+
+    from anomaly.detector import Detector
+    from anomaly.ingest import write_table
+
+    start = _time("--since", since)
+    fitted = Detector.load(detector)
+    rule = fitted.threshold(**given, cooldown_hours=cooldown_hours)
+    read = _read(source, fitted.schema, query)
+    table = fitted.score(read, since=since) if scores is None else _read_scores(scores, read, fitted, start)
+    files = {"detector": detector, "scores": scores, "since": since, "out": out, "alerts": alerts}
+    command = _command(events, {**files, **given, "cooldown_hours": cooldown_hours, "title": title})
+    cases = fitted.report(out, table, events=read, **given, cooldown_hours=cooldown_hours, title=title, command=command)
+    if alerts is not None:
+        write_table(cases, alerts)
+    counts = _counts(read, table)
+    written = f"{out}   the page" + ("" if alerts is None else f"\n{alerts}   the cases as a table")
+    facts = {"report": out, "alerts": alerts, **counts, **_threshold_facts(rule), "cases": len(cases)}
+    top = cases.head(TOP_CASES)
+    shown = f"The {len(top)} strangest of {len(cases):,} cases:" if len(top) else "No case."
+    return Answer(
+        {**facts, "top": top.drop("rows", "fields").to_dicts(), "notes": read.notes},
+        f"{_counts_text(counts)}\n{rule.describe()}\n{shown}",
+        case_table(top, fitted.schema) if len(top) else None,
+        after=written,
+    )
+
+
+def case_table(cases: pl.DataFrame, schema: Schema) -> Table:
+    """Table of cases for a terminal. Text from the data cannot style it, nor send it control characters."""
+    import polars as pl
+    from rich.table import Table
+    from rich.text import Text
+
+    from anomaly.alerts import number_text
+    from anomaly.figures import one_in
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name, justify in {"case": "right", "entity": "left", "start": "left", "alerts": "right"}.items():
+        table.add_column(name, justify=justify)  # type: ignore[arg-type]
+    table.add_column("rarity", min_width=12)
+    has_money = cases["money"].null_count() < len(cases)
+    if has_money:
+        table.add_column("money", justify="right")
+    table.add_column("why", ratio=1, overflow="fold")
+    for case in cases.with_columns(pl.col("start").dt.convert_time_zone(schema.time_zone)).iter_rows(named=True):
+        money = "" if case["money"] is None else number_text(case["money"])
+        cells = [str(case["case"]), case["entity"], f"{case['start']:%Y-%m-%d %H:%M}", f"{case['alerts']:,}"]
+        cells += [one_in(case["p_value"]), *([money] if has_money else []), "; ".join(case["reasons"])]
+        table.add_row(*(Text(_printable(cell)) for cell in cells))
+    return table
+
+
+def main() -> None:
+    """Entry point of the command ``anomaly``."""
+    for stream in (sys.stdout, sys.stderr):  # a terminal that cannot show a character shows another one
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="replace")
+    app()
+
+
+# ---- reading ---------------------------------------------------------------------------------------------------------
+def _source(
+    events: Sequence[str], query: str | None, *, reads: Iterable[Path] = (), writes: Iterable[Path | None] = ()
+) -> str | list[str]:
+    """What to read, after a check that nothing that is read will be written over."""
+    databases = [name for name in events if "://" in name]
+    if databases and len(events) > 1:
+        raise ParameterError("a database is read alone: give either one database or files")
+    if query is not None and not databases:
+        raise ParameterError(f"--query needs a database, such as sqlite:///events.db; {events[0]} is none")
+    inputs = {Path(name).resolve() for name in events} | {path.resolve() for path in reads}
+    for path in writes:
+        if path is not None and path.resolve() in inputs:
+            raise ParameterError(f"{path} is read here and would be overwritten; give another name")
+    return events[0] if len(events) == 1 else list(events)
+
+
+def _check_report_files(scores: Path | None, out: Path, alerts: Path | None) -> None:
+    """Refuse what could not be read or written, before the work begins."""
+    from anomaly.ingest import check_target
+
+    if out.is_dir():
+        raise ParameterError(f"--out {out} is a folder; name the file of the page, such as {out / 'report.html'}")
+    if alerts is not None:
+        check_target(alerts)
+    if scores is not None and not scores.is_file():
+        raise InputError(f"--scores {scores}: no such file; `anomaly score` writes one")
+
+
+def _time(option: str, text: str | None) -> float | None:
+    """Seconds since 1970 of an option's time."""
+    from anomaly.detector import as_seconds
+
+    try:
+        return as_seconds(text)
+    except ParameterError as error:
+        raise ParameterError(f"{option}: {error}") from None
+
+
+def _read(source: str | list[str], schema: Schema, query: str | None) -> Events:
+    """Read events, and tell on standard error what is worth telling."""
+    from anomaly.digest import rejects
+    from anomaly.ingest import read_events
+
+    read = read_events(source, schema, query=query)
+    if not len(read):
+        raise InputError(f"none of the {read.n_input:,} rows can be read; the first one: {read.rejects['reason'][0]}")
+    for text in read.notes:
+        _note(f"note: {text}")
+    kinds = rejects(read.rejects)
+    for _, rows, example in kinds.head(TOLD_REJECTS).iter_rows():
+        _note(f"rejected: {rows:,} {'row' if rows == 1 else 'rows'} like {example}")
+    if len(kinds) > TOLD_REJECTS:
+        _note(f"rejected: {kinds['rows'][TOLD_REJECTS:].sum():,} rows for other reasons")
+    return read
+
+
+def _read_scores(path: Path, read: Events, detector: Detector, start: float | None) -> pl.DataFrame:
+    """Read scores that `anomaly score` wrote, and check that they are scores of these events by this detector."""
+    import polars as pl
+
+    try:
+        table = pl.read_parquet(path)
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise InputError(f"--scores {path}: cannot be read as Parquet ({str(error).splitlines()[0]})") from None
+    schema = detector.schema
+    needed = ["row", "time", "p_value", "score", "surprise", "status", *schema.entity, *schema.categorical]
+    needed += [field.name for field in schema.numeric]
+    needed += [f"field:{column.name}" for column in detector.models_[-1].fields.columns]
+    if missing := [name for name in needed if name not in table.columns]:
+        raise InputError(f"--scores {path}: no column {', '.join(missing)}; score again with this detector")
+    _check_same_events(path, table, read)
+    return table if start is None else table.filter(pl.col("time").dt.epoch("us") >= start * 1e6)
+
+
+def _check_same_events(path: Path, scores: pl.DataFrame, read: Events) -> None:
+    import polars as pl
+
+    time = pl.from_epoch((pl.col("time") * 1e6).round().cast(pl.Int64), time_unit="us").dt.replace_time_zone("UTC")
+    known = read.frame.select("row", read=time)
+    both = scores.select("row", "time").join(known, on="row", how="left")
+    strange = both.filter(pl.col("read").is_null() | (pl.col("read") != pl.col("time")) | pl.col("row").is_duplicated())
+    if len(strange):
+        row, scored, found = strange.row(0)
+        there = "no accepted event" if found is None else f"of {found:%Y-%m-%d %H:%M:%S}"
+        raise InputError(
+            f"--scores {path}: row {row} was scored as an event of {scored:%Y-%m-%d %H:%M:%S}, but in the events given "
+            f"it is {there}; give the same events in the same order, or score again"
+        )
+
+
+# ---- telling ---------------------------------------------------------------------------------------------------------
+def _counts(read: Events, scores: pl.DataFrame) -> dict[str, int]:
+    """Every row of the input is one of the last three."""
+    history = len(read) - len(scores)
+    return {"rows": read.n_input, "history": history, "scored": len(scores), "rejected": len(read.rejects)}
+
+
+def _counts_text(counts: Mapping[str, int]) -> str:
+    return "{rows:,} rows read: {history:,} history, {scored:,} scored, {rejected:,} rejected".format(**counts)
+
+
+def _fit_facts(fitted: Mapping[str, Any], read: Events) -> dict[str, Any]:
+    history = int(fitted["events"])
+    return {
+        "rows": read.n_input,
+        "history": history,
+        "later": len(read) - history,
+        "rejected": len(read.rejects),
+        "entities": fitted["entities"],
+        "models": {
+            name: {key: run[key] for key in ("epoch", "best_epoch", "best_loss", "interrupted")}
+            for name, run in fitted["runs"].items()
+        },
+        "notes": read.notes,
+    }
+
+
+def _fit_text(facts: Mapping[str, Any]) -> str:
+    counts = "{rows:,} rows read: {history:,} history of {entities:,} entities, {later:,} later, {rejected:,} rejected"
+    lines = [counts.format(**facts)]
+    for name, run in facts["models"].items():
+        ended = "interrupted, " if run["interrupted"] else ""
+        lines.append(f"{name}: {ended}keeps epoch {run['best_epoch']} of {run['epoch']}")
+    return "\n".join(lines)
+
+
+def _threshold_facts(rule: Threshold) -> dict[str, Any]:
+    return {
+        "threshold": rule.describe(),
+        "threshold_p": rule.threshold_,
+        "expected_per_day": rule.expected_per_day,
+        "expected_per_day_low": rule.low,
+        "expected_per_day_high": rule.high,
+    }
+
+
+def _planted(labels: Path) -> dict[str, int]:
+    import polars as pl
+
+    fraud = pl.read_parquet(labels)["fraud"]
+    return {"rows": len(fraud), "frauds": int(fraud.sum())}
+
+
+def _write(path: Path, text: str) -> None:
+    """Write a text file, whole or not at all."""
+    if not path.parent.is_dir():
+        raise ParameterError(f"{path}: there is no folder {path.parent}: make it first")
+    draft = path.with_name(f".{path.name}.{uuid4().hex}.tmp")
+    try:
+        draft.write_text(text, encoding="utf-8")
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def _command(events: Sequence[str], options: Mapping[str, Any]) -> str | None:
+    """The command that makes a report again; None for a database, whose address may hold a password."""
+    if any("://" in name for name in events):
+        return None
+    given = [part for name, value in options.items() if value is not None for part in (_option(name), str(value))]
+    return shlex.join(["anomaly", "report", *events, *given])
+
+
+def _option(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
+def _quoted(path: str | Path) -> str:
+    return shlex.quote(str(path))
+
+
+def _printable(text: str) -> str:
+    return "".join(c if c.isprintable() else "\ufffd" for c in text)
+
+
+def _plain(value: Any) -> Any:
+    """Values as JSON knows them."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, datetime):
+        return value.isoformat()
+    return str(value) if isinstance(value, Path) else value
+
+
+def _note(text: str) -> None:
+    typer.echo(text, err=True)
+
+
+def _refuse(message: str, kind: str, as_json: bool) -> NoReturn:
+    _note(f"Error: {message}")
+    if as_json:
+        typer.echo(json.dumps({"error": message, "kind": kind}))
+    raise typer.Exit(2)
+
+
+def _show(answer: Answer) -> None:
+    typer.echo(answer.text)
+    if answer.table is not None:
+        from rich.console import Console
+
+        console = Console()
+        if not console.is_terminal:
+            console = Console(width=PLAIN_WIDTH)
+        console.print(answer.table)
+    if answer.after:
+        typer.echo(answer.after)

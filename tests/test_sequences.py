@@ -1,0 +1,143 @@
+"""Sequences: flat arrays and offsets, checked at birth; and the one search behind windows and memories."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import oracles
+from anomaly.errors import InputError
+from anomaly.sequences import Sequences, lagged, microseconds
+
+YEAR = 365.25 * 86_400
+
+
+def made(**changes: Any) -> Sequences:
+    """Two sequences of three and two events."""
+    parts: dict[str, Any] = {
+        "entity": np.array(["a", "b"], dtype=object),
+        "offsets": np.array([0, 3, 5]),
+        "time": np.array([5.0, 6.0, 6.0, 1.0, 2.0]),
+        "numeric": np.arange(10, dtype=np.float32).reshape(5, 2),
+        "category": np.arange(5, dtype=np.int32)[:, None],
+        "row": np.array([4, 0, 3, 1, 2]),
+    }
+    return Sequences(**(parts | changes))
+
+
+def test_a_sequence_knows_its_events() -> None:
+    sequences = made()
+    assert len(sequences) == 5
+    assert sequences.lengths.tolist() == [3, 2]
+    assert sequences.sequence.tolist() == [0, 0, 0, 1, 1]
+    assert sequences.position.tolist() == [0, 1, 2, 0, 1]
+
+
+def test_no_events_are_no_sequences() -> None:
+    empty = made(
+        entity=np.empty(0, dtype=object),
+        offsets=np.zeros(1, dtype=np.int64),
+        time=np.empty(0),
+        numeric=np.empty((0, 2), dtype=np.float32),
+        category=np.empty((0, 1), dtype=np.int32),
+        row=np.empty(0, dtype=np.int64),
+    )
+    assert len(empty) == 0
+    assert empty.lagged(3600.0).tolist() == []
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("offsets", np.array([0, 5])),
+        ("offsets", np.array([0, 3, 4])),
+        ("offsets", np.array([1, 3, 5])),
+        ("offsets", np.array([0, 5, 5])),
+        ("offsets", np.array([0, 6, 5])),
+        ("numeric", np.zeros((4, 2), dtype=np.float32)),
+        ("category", np.zeros((6, 1), dtype=np.int32)),
+        ("row", np.arange(4)),
+        ("time", np.array([5.0, 6.0, 5.9, 1.0, 2.0])),
+        ("time", np.array([5.0, 6.0, 6.0, 2.0, 1.0])),
+    ],
+)
+def test_what_does_not_fit_together_is_refused_by_name(name: str, value: Any) -> None:
+    with pytest.raises(InputError, match=f"Sequences: {name}"):
+        made(**{name: value})
+
+
+def test_time_may_fall_from_one_entity_to_the_next() -> None:
+    assert made(time=np.array([7.0, 8.0, 9.0, 1.0, 1.0])).time[3] == 1.0
+
+
+def test_a_sequence_cannot_be_changed() -> None:
+    sequences = made()
+    for name in ("offsets", "time", "numeric", "category", "row"):
+        with pytest.raises(ValueError, match="read-only"):
+            getattr(sequences, name)[0] = 0
+    with pytest.raises(AttributeError):
+        sequences.time = np.zeros(5)  # type: ignore[misc]
+
+
+@given(st.lists(st.integers(1, 5), min_size=1, max_size=6), st.randoms(use_true_random=False))
+def test_taking_sequences_takes_whole_histories_in_the_order_asked_for(lengths: list[int], draw: Any) -> None:
+    total = sum(lengths)
+    sequences = Sequences(
+        entity=np.array([f"e{at}" for at in range(len(lengths))], dtype=object),
+        offsets=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
+        time=np.zeros(total),
+        numeric=np.arange(total, dtype=np.float32)[:, None],
+        category=np.arange(total, dtype=np.int32)[:, None],
+        row=np.arange(total),
+    )
+    which = draw.sample(range(len(lengths)), draw.randint(1, len(lengths)))
+    taken = sequences.take(np.array(which))
+    wanted = [
+        row for number in which for row in range(sequences.offsets[number], sequences.offsets[number] + lengths[number])
+    ]
+    assert taken.entity.tolist() == [f"e{number}" for number in which]
+    assert taken.row.tolist() == taken.numeric[:, 0].tolist() == taken.category[:, 0].tolist() == wanted
+    assert taken.lengths.tolist() == [lengths[number] for number in which]
+
+
+gaps = st.sampled_from([0.0, 1e-6, 0.5, 1.0, 4.999999, 5.0, 5.000001, 3600.0, 86_400.0])
+histories = st.lists(st.lists(gaps, min_size=1, max_size=8), min_size=1, max_size=5)
+
+
+@settings(deadline=None)
+@given(histories, st.sampled_from([1e-6, 1.0, 5.0, 3600.0, 86_401.0]), st.sampled_from([0.0, 1.7e9, -2e9]))
+def test_the_first_event_of_a_window_is_found_as_by_looking_at_each(
+    gaps: list[list[float]], seconds: float, start: float
+) -> None:
+    time = np.concatenate([start + np.cumsum(one) for one in gaps])
+    offsets = np.concatenate([[0], np.cumsum([len(one) for one in gaps])]).astype(np.int64)
+    assert lagged(time, offsets, seconds).tolist() == oracles.lagged(time.tolist(), offsets.tolist(), seconds)
+
+
+def test_a_thousand_entities_with_histories_of_centuries_fit_into_the_search() -> None:
+    """Their summed spans, in microseconds, are four times what an int64 holds."""
+    draw = np.random.default_rng(0)
+    lengths = draw.integers(1, 6, 10_000)
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    time = np.concatenate([np.sort(draw.uniform(-70 * YEAR, 230 * YEAR, length)) for length in lengths]).round(3)
+    assert (time[offsets[1:] - 1] - time[offsets[:-1]]).sum() * 1e6 > 4 * 2**63
+    for seconds in (3600.0, 40 * YEAR, 400 * YEAR):
+        found = lagged(time, offsets, seconds)
+        assert found.tolist() == oracles.lagged(time.tolist(), offsets.tolist(), seconds)
+
+
+def test_a_window_longer_than_all_time_begins_with_the_entity() -> None:
+    time, offsets = np.array([0.0, 1e9, 2e9, -1e9, 3e9]), np.array([0, 3, 5])
+    assert lagged(time, offsets, 9e9).tolist() == [0, 0, 0, 3, 3]
+
+
+def test_microseconds_are_rounded_not_cut() -> None:
+    assert microseconds(np.array([0.1 + 0.2, 1_700_000_000.000001, -1e-6])).tolist() == [
+        300_000,
+        1_700_000_000_000_001,
+        -1,
+    ]
