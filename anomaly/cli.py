@@ -334,21 +334,17 @@ def case_table(cases: pl.DataFrame, schema: Schema) -> Table:
     from rich.text import Text
 
     from anomaly.alerts import number_text
+    from anomaly.digest import money_field
     from anomaly.figures import one_in
 
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for name, justify in {"case": "right", "entity": "left", "start": "left", "alerts": "right"}.items():
-        table.add_column(name, justify=justify)  # type: ignore[arg-type]
-    table.add_column("rarity", min_width=12)
-    has_money = cases["money"].null_count() < len(cases)
-    if has_money:
-        table.add_column("money", justify="right")
-    table.add_column("why", ratio=1, overflow="fold")
+    money = money_field(schema)
+    table = Table("case", "entity and start", "rarity and size", "why", box=None, pad_edge=False, header_style="bold")
     for case in cases.with_columns(pl.col("start").dt.convert_time_zone(schema.time_zone)).iter_rows(named=True):
-        money = "" if case["money"] is None else number_text(case["money"])
-        cells = [str(case["case"]), case["entity"], f"{case['start']:%Y-%m-%d %H:%M}", f"{case['alerts']:,}"]
-        cells += [one_in(case["p_value"]), *([money] if has_money else []), "; ".join(case["reasons"])]
-        table.add_row(*(Text(_printable(cell)) for cell in cells))
+        who = [case["entity"], f"{case['start']:%Y-%m-%d %H:%M}"]
+        size = [one_in(case["p_value"]), f"{case['alerts']:,} {'alert' if case['alerts'] == 1 else 'alerts'}"]
+        size += [] if case["money"] is None else [f"{money} {number_text(case['money'])}"]
+        cells = [[str(case["case"])], who, size, case["reasons"]]
+        table.add_row(*(Text("\n".join(map(_printable, lines))) for lines in cells))
     return table
 
 

@@ -37,9 +37,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0, help="same seed, same payments (default: %(default)s)")
     parser.add_argument("--out", type=Path, default=ROOT / "reports" / "demo", help="folder for what is written")
     wish = parser.parse_args(arguments)
-    if inside():
+    if not inside():
+        return run_inside(ensure(()), __file__, sys.argv[1:] if arguments is None else arguments)
+    from anomaly.errors import AnomalyError
+
+    try:
         return demonstrate(wish, command(parser, wish))
-    return run_inside(ensure(()), __file__, sys.argv[1:] if arguments is None else arguments)
+    except AnomalyError as error:
+        parser.error(str(error))
 
 
 def command(parser: argparse.ArgumentParser, wish: argparse.Namespace) -> str:
@@ -117,22 +122,21 @@ def measure(events: pl.DataFrame, labels: pl.DataFrame, scores: pl.DataFrame) ->
 
 def summarise(console: Any, figures: dict[str, float]) -> None:
     """Print how good models and rules were; the best of each line is bold, whoever it is."""
-    from rich.table import Table
+    from rich.table import Column, Table
 
     kinds = sorted(name.split(".")[1] for name in figures if name.startswith("both.") and name.count(".") == 2)
     lines = {label: [figures[f"{name}.{key}"] for name in SCORERS] for key, label in MEASURES.items()}
     lines |= {f"  of {kind}": [figures[f"{name}.{kind}.recall50"] for name in SCORERS] for kind in kinds}
-    table = Table("", *SCORERS, box=None, pad_edge=False)
-    for column in table.columns[1:]:
-        column.justify = "right"
+    table = Table("", *(Column(name, justify="right") for name in SCORERS), box=None, pad_edge=False)
     for label, values in lines.items():
         cells = (f"[bold]{value:.3f}[/bold]" if value == max(values) else f"{value:.3f}" for value in values)
         table.add_row(label, *cells)
+    frauds = f"{figures['frauds']:,} of {figures['scored']:,} scored payments are fraud"
     console.print(
-        f"\n[bold]Against the truth:[/bold] {figures['cases.with_fraud']:,} of the cases hold planted fraud. "
-        f"{figures['frauds']:,} of {figures['scored']:,} scored payments are fraud (a random ranking has an average "
-        f"precision of {figures['base_rate']:.3f}).\nRules: amount; ratio, the amount over the median of the customer's "
-        "earlier amounts. Models: autoencoder, forecaster, and both together.\n"
+        f"\n[bold]Against the truth:[/bold] {figures['cases.with_fraud']:,} of the cases hold planted fraud. {frauds}: a "
+        f"random ranking has an average precision of {figures['base_rate']:.3f}.\n"
+        "Rules: amount, and ratio, the amount over the median of the customer's earlier amounts. Models: autoencoder, "
+        "forecaster, and both together.\n"
     )
     console.print(table)
 

@@ -1,22 +1,52 @@
-"""Small fitted detectors that many tests share: each is trained once a run."""
+"""Small fitted models that many tests share: each is trained once a run.
+
+torch is imported by the fixtures that need it, so that the other tests start at once.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cache
+from typing import TYPE_CHECKING
 
+import numpy as np
 import polars as pl
 import pytest
 
-from anomaly.detector import Detector
-from anomaly.schema import NumericField, Schema
+from anomaly.features import Column, Encoder
+from anomaly.ingest import read_events
+from anomaly.sequences import Sequences
 from anomaly.simulator import SIMULATED_SCHEMA, simulate
 from oracles import UNTIDY_SCHEMA, untidy_table
 
-SPLIT = "2024-02-10"  # what is before trains, the rest is scored
+if TYPE_CHECKING:
+    from anomaly.detector import Detector
+    from anomaly.models.base import SequenceModel
+    from anomaly.models.training import Mask
 
-SINGLE_SCHEMA = Schema(time="at", numeric=(NumericField(name="amount"), NumericField(name="balance", scale="linear")))
-WORDS_SCHEMA = Schema(time="at", entity=("card",), event_id="id", categorical=("merchant", "channel"))
+SPLIT = "2024-02-10"  # what is before it trains, the rest is scored
+UNTIDY_SPLIT = "2024-03-16"
+DAY = 86_400.0
+
+
+@dataclass(frozen=True)
+class History:
+    """An encoded history, what a model's `fit` takes."""
+
+    sequences: Sequences
+    numeric: tuple[Column, ...]
+    category: tuple[Column, ...]
+    train: Mask
+    valid: Mask
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    """Threads that wait for each other are slower than one on models as small as these."""
+    import torch
+
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")
@@ -28,6 +58,8 @@ def payments() -> pl.DataFrame:
 @pytest.fixture(scope="session")
 def detector(payments: pl.DataFrame) -> Detector:
     """A detector fitted on the first 40 days of `payments`."""
+    from anomaly.detector import Detector
+
     return Detector(SIMULATED_SCHEMA, hidden=8, epochs=2, seed=1).fit(payments, until=SPLIT, progress=False)
 
 
@@ -46,10 +78,40 @@ def untidy() -> pl.DataFrame:
 @pytest.fixture(scope="session")
 def untidy_detector(untidy: pl.DataFrame) -> Callable[[float | None], Detector]:
     """Detectors of `untidy` by hours of quarantine; None = chosen from the gaps."""
+    from anomaly.detector import Detector
 
     @cache
     def fitted(quarantine_hours: float | None) -> Detector:
         detector = Detector(UNTIDY_SCHEMA, hidden=8, epochs=1, quarantine_hours=quarantine_hours)
-        return detector.fit(untidy, until="2024-03-16", progress=False)
+        return detector.fit(untidy, until=UNTIDY_SPLIT, progress=False)
+
+    return fitted
+
+
+@pytest.fixture(scope="session")
+def history() -> History:
+    """The payments of 30 customers over 40 days, encoded; three quarters train."""
+    frame = read_events(simulate(customers=30, days=40, seed=5)[0], SIMULATED_SCHEMA).frame
+    time = frame["time"].to_numpy()
+    train = time < np.quantile(time, 0.75)
+    encoder = Encoder(SIMULATED_SCHEMA).fit(frame, train)
+    return History(encoder.transform(frame), encoder.numeric, encoder.category, train, ~train)
+
+
+@pytest.fixture(scope="session")
+def trained(history: History) -> Callable[..., SequenceModel]:
+    """Models trained on `history` for two epochs, by name, days of quarantine and seed."""
+    from anomaly.models.autoencoder import Autoencoder
+    from anomaly.models.forecaster import Forecaster
+    from anomaly.models.training import Training
+
+    kinds = {"forecaster": Forecaster, "autoencoder": Autoencoder}
+
+    @cache
+    def fitted(name: str, *, days: float = 2.0, seed: int = 0) -> SequenceModel:
+        model = kinds[name](hidden=8, quarantine=days * DAY, seed=seed, training=Training(epochs=2))
+        return model.fit(
+            history.sequences, history.numeric, history.category, train=history.train, valid=history.valid
+        )
 
     return fitted

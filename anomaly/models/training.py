@@ -53,7 +53,7 @@ class Training:
     Parameters
     ----------
     epochs : int, optional
-        Most passes over the history; by default enough for about 4,000 steps, between 5 and 20.
+        Most passes over the history; by default enough for about 3,000 steps, between 5 and 60.
     patience : int
         Epochs without a better validation loss before the loop stops.
     learning_rate : float
@@ -71,7 +71,7 @@ class Training:
     learning_rate: float = 4e-3
     clip: float = 1.0
     drop_share: float = 0.03
-    batch_events: int = 1024
+    batch_events: int = 2048
     steps: int = 64
     longest: int = 512
 
@@ -132,7 +132,7 @@ class Trainer:
             longest=training.longest,
         )
         self.steps = sum(-(-int(length[0]) // training.steps) for _, length in self.plan.groups)
-        self.epochs = training.epochs or int(np.clip(4000 // max(1, self.steps), 5, 20))
+        self.epochs = training.epochs or int(np.clip(3000 // max(1, self.steps), 5, 60))
         self.weight = train.astype(np.float32)
         self.optimizer = torch.optim.Adam(network.parameters(), lr=training.learning_rate)
         self.run = Run()

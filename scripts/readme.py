@@ -1,0 +1,109 @@
+"""Write the figures of reports/*/numbers.json into the README, between its markers.
+
+As in::
+
+    python3 scripts/readme.py
+
+Between ``<!-- numbers:demo -->`` and ``<!-- /numbers -->`` stands what `block` makes of reports/demo/numbers.json;
+tests/test_readme.py fails where the two disagree. A report that is not there yet leaves its block empty.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from _environment import ROOT
+from _numbers import table, write_text
+
+Figures = Mapping[str, float]
+
+README = ROOT / "README.md"
+MARKED = re.compile(r"(<!-- numbers:(\w+) -->\n).*?(<!-- /numbers -->)", re.DOTALL)
+
+
+def main() -> int:
+    """Refresh the README and say whether it changed."""
+    old = README.read_text(encoding="utf-8")
+    new = refreshed(old, ROOT / "reports")
+    if new != old:
+        write_text(README, new)
+    print("README.md: figures renewed" if new != old else "README.md: figures are those of the reports")
+    return 0
+
+
+def refreshed(readme: str, reports: Path) -> str:
+    """Return the README's text with the figures of `reports` between its markers."""
+    return MARKED.sub(lambda found: found[1] + block(found[2], reports / found[2] / "numbers.json") + found[3], readme)
+
+
+def block(name: str, numbers: Path) -> str:
+    """Compose what stands between the markers of a report."""
+    if not numbers.exists():
+        return f"\n*Not measured yet: reports/{name}/numbers.json is missing.*\n\n"
+    content: dict[str, Any] = json.loads(numbers.read_text(encoding="utf-8"))
+    told = "Made by `{command}` on {cores} cores of {cpu}, {memory_gib} GiB, Python {python}."
+    made = told.format_map({"memory_gib": "?", **content["machine"], "command": content["command"]})
+    text = BLOCKS[name](content["figures"])
+    return f"\n{text}\n\n{made}\n\n"
+
+
+def demo(figures: Figures) -> str:
+    """Compose the table of the simulated payments: rules and models side by side, overall and by kind of fraud."""
+    kinds = sorted(name.split(".")[1] for name in figures if re.fullmatch(r"both\.\w+\.recall50", name))
+    lines = {"AUC": "auc", "average precision": "ap", "recall at 50 alerts a day": "recall50"}
+    lines |= {f"– of {kind.replace('_', ' ')}": f"{kind}.recall50" for kind in kinds}
+    return (
+        f"Of {figures['scored']:,} payments scored after {figures['history']:,} of unlabelled history, "
+        f"{figures['frauds']:,} are planted fraud: a random ranking has an average precision of "
+        f"{figures['base_rate']:.3f}. With a budget of 50 cases a day, {figures['cases.with_fraud']:,} of "
+        f"{figures['cases']:,} cases hold fraud. The fit took {figures['fit.seconds']:,.0f} s, scoring "
+        f"{figures['score.events_per_second']:,.0f} events per second.\n\n"
+        + compared(figures, ("amount", "ratio", "autoencoder", "forecaster", "both"), lines)
+    )
+
+
+def handbook(figures: Figures) -> str:
+    """Compose the table of the Fraud Detection Handbook's payments."""
+    lines = {"AUC": "auc", "average precision": "ap", "card precision at 100": "cp100"}
+    for kind, what in {1: "large amounts", 2: "abused terminals", 3: "amounts times five"}.items():
+        lines |= {f"– AUC of scenario {kind}, {what}": f"s{kind}.auc", f"– its average precision {kind}": f"s{kind}.ap"}
+    return (
+        f"Of {figures['score.events']:,} payments scored, {figures['frauds']:,} are fraud: a random ranking has an "
+        f"average precision of {figures['base_rate']:.4f}. `ceiling` is the best that can be done without labels, since "
+        "scenario 2 changes nothing but labels.\n\n"
+        + compared(figures, ("amount", "ratio", "autoencoder", "forecaster", "both", "ceiling"), lines)
+    )
+
+
+def nab(figures: Figures) -> str:
+    """Compose the table of the Numenta Anomaly Benchmark's series."""
+    lines = {"AUC, mean": "mean.auc", "average precision, mean": "mean.ap"}
+    lines |= {"windows found": "windows_found", "false alerts per 1,000 points, mean": "mean.false_per_1000"}
+    return f"{figures['windows']:,} labelled windows.\n\n" + compared(
+        figures, ("zscore", "difference", "autoencoder", "forecaster", "both"), lines
+    )
+
+
+BLOCKS: Mapping[str, Callable[[Figures], str]] = {"demo": demo, "handbook": handbook, "nab": nab}
+
+
+def compared(figures: Figures, scorers: Sequence[str], lines: Mapping[str, str]) -> str:
+    """Markdown table with a column for each scorer; the best of a line is not marked, so that all are read."""
+    rows = []
+    for label, key in lines.items():
+        found = [figures.get(f"{scorer}.{key}") for scorer in scorers]
+        rows.append([label, *("–" if value is None else _number(value, key) for value in found)])
+    return table(["", *scorers], rows)
+
+
+def _number(value: float, key: str) -> str:
+    return f"{value:,.0f}" if key == "windows_found" else f"{value:.3f}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
