@@ -73,6 +73,18 @@ Sources = Annotated[list[str], typer.Argument(metavar="EVENTS", help="Files, fol
 DetectorFolder = Annotated[Path, typer.Option("--detector", metavar="DIR", help="What `anomaly fit` wrote.")]
 Query = Annotated[str | None, typer.Option(metavar="SQL", help="What to read from a database.")]
 Since = Annotated[str | None, typer.Option(metavar="TIME", help="Score from this time on (UTC without an offset).")]
+BudgetPerDay = Annotated[
+    float | None, typer.Option(metavar="N", help="Alert on so many cases a day. [default: 50, without the next two]")
+]
+FalseAlertRate = Annotated[
+    float | None, typer.Option(metavar="SHARE", help="Alert on this share of the normal events, as 0.001.")
+]
+FalseDiscoveryRate = Annotated[
+    float | None, typer.Option(metavar="SHARE", help="Alert so that this share of the alerts may be false, as 0.1.")
+]
+CooldownHours = Annotated[
+    float, typer.Option(min=0, metavar="HOURS", help="Alerts of one entity closer than this are one case.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else on standard output.")]
 
 
@@ -271,18 +283,10 @@ def report(
     ] = None,
     since: Since = None,
     out: Annotated[Path, typer.Option(metavar="FILE", help="Where to write the page.")] = Path("report.html"),
-    budget_per_day: Annotated[
-        float | None, typer.Option(help="Alert on so many cases a day. [default: 50, if none of the three is given]")
-    ] = None,
-    false_alert_rate: Annotated[
-        float | None, typer.Option(help="Alert on this share of the normal events, as 0.001.")
-    ] = None,
-    false_discovery_rate: Annotated[
-        float | None, typer.Option(help="Alert so that at most this share of the alerts is false, as 0.1.")
-    ] = None,
-    cooldown_hours: Annotated[
-        float, typer.Option(min=0, metavar="HOURS", help="Alerts of one entity closer than this are one case.")
-    ] = 24.0,
+    budget_per_day: BudgetPerDay = None,
+    false_alert_rate: FalseAlertRate = None,
+    false_discovery_rate: FalseDiscoveryRate = None,
+    cooldown_hours: CooldownHours = 24.0,
     alerts: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write the cases as a table too: .parquet, .csv or .ndjson.")
     ] = None,

@@ -133,8 +133,8 @@ def summarise(console: Any, figures: dict[str, float]) -> None:
         table.add_row(label, *cells)
     frauds = f"{figures['frauds']:,} of {figures['scored']:,} scored payments are fraud"
     console.print(
-        f"\n[bold]Against the truth:[/bold] {figures['cases.with_fraud']:,} of the cases hold planted fraud. {frauds}: a "
-        f"random ranking has an average precision of {figures['base_rate']:.3f}.\n"
+        f"\n[bold]Against the truth:[/bold] {figures['cases.with_fraud']:,} of the cases hold planted fraud. {frauds}: "
+        f"a random ranking has an average precision of {figures['base_rate']:.3f}.\n"
         "Rules: amount, and ratio, the amount over the median of the customer's earlier amounts. Models: autoencoder, "
         "forecaster, and both together.\n"
     )

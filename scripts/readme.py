@@ -5,7 +5,7 @@ As in::
     python3 scripts/readme.py
 
 Between ``<!-- numbers:demo -->`` and ``<!-- /numbers -->`` stands what `block` makes of reports/demo/numbers.json;
-tests/test_readme.py fails where the two disagree. A report that is not there yet leaves its block empty.
+tests/test_readme.py fails where the two disagree. A report that is not there leaves its block empty.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def refreshed(readme: str, reports: Path) -> str:
 def block(name: str, numbers: Path) -> str:
     """Compose what stands between the markers of a report."""
     if not numbers.exists():
-        return f"\n*Not measured yet: reports/{name}/numbers.json is missing.*\n\n"
+        return ""
     content: dict[str, Any] = json.loads(numbers.read_text(encoding="utf-8"))
     told = "Made by `{command}` on {cores} cores of {cpu}, {memory_gib} GiB, Python {python}."
     made = told.format_map({"memory_gib": "?", **content["machine"], "command": content["command"]})
@@ -58,12 +58,13 @@ def demo(figures: Figures) -> str:
     lines = {"AUC": "auc", "average precision": "ap", "recall at 50 alerts a day": "recall50"}
     lines |= {f"– of {kind.replace('_', ' ')}": f"{kind}.recall50" for kind in kinds}
     return (
-        f"Of {figures['scored']:,} payments scored after {figures['history']:,} of unlabelled history, "
-        f"{figures['frauds']:,} are planted fraud: a random ranking has an average precision of "
-        f"{figures['base_rate']:.3f}. With a budget of 50 cases a day, {figures['cases.with_fraud']:,} of "
-        f"{figures['cases']:,} cases hold fraud. The fit took {figures['fit.seconds']:,.0f} s, scoring "
-        f"{figures['score.events_per_second']:,.0f} events per second.\n\n"
-        + compared(figures, ("amount", "ratio", "autoencoder", "forecaster", "both"), lines)
+        "### Simulated card payments\n\n"
+        f"[This is the report](reports/demo/report.html), to be opened in a browser. Of {figures['scored']:,} payments "
+        f"scored after {figures['history']:,} of unlabelled history, {figures['frauds']:,} are planted fraud: a random "
+        f"ranking has an average precision of {figures['base_rate']:.3f}. With a budget of 50 cases a day, "
+        f"{figures['cases.with_fraud']:,} of {figures['cases']:,} cases hold fraud. The fit took "
+        f"{figures['fit.seconds']:,.0f} s; scoring went at {figures['score.events_per_second']:,.0f} events per second."
+        "\n\n" + compared(figures, ("amount", "ratio", "autoencoder", "forecaster", "both"), lines)
     )
 
 
@@ -73,9 +74,10 @@ def handbook(figures: Figures) -> str:
     for kind, what in {1: "large amounts", 2: "abused terminals", 3: "amounts times five"}.items():
         lines |= {f"– AUC of scenario {kind}, {what}": f"s{kind}.auc", f"– its average precision {kind}": f"s{kind}.ap"}
     return (
+        "### Fraud Detection Handbook\n\n"
         f"Of {figures['score.events']:,} payments scored, {figures['frauds']:,} are fraud: a random ranking has an "
-        f"average precision of {figures['base_rate']:.4f}. `ceiling` is the best that can be done without labels, since "
-        "scenario 2 changes nothing but labels.\n\n"
+        f"average precision of {figures['base_rate']:.4f}. `ceiling` is the best that can be had without labels: "
+        "scenario 2 changes labels only.\n\n"
         + compared(figures, ("amount", "ratio", "autoencoder", "forecaster", "both", "ceiling"), lines)
     )
 
@@ -84,8 +86,11 @@ def nab(figures: Figures) -> str:
     """Compose the table of the Numenta Anomaly Benchmark's series."""
     lines = {"AUC, mean": "mean.auc", "average precision, mean": "mean.ap"}
     lines |= {"windows found": "windows_found", "false alerts per 1,000 points, mean": "mean.false_per_1000"}
-    return f"{figures['windows']:,} labelled windows.\n\n" + compared(
-        figures, ("zscore", "difference", "autoencoder", "forecaster", "both"), lines
+    return (
+        "### Numenta Anomaly Benchmark, series of known causes\n\n"
+        f"{figures['windows']:,} labelled windows; the rules are the distance from the median (`zscore`) and from the "
+        "previous value (`difference`).\n\n"
+        + compared(figures, ("zscore", "difference", "autoencoder", "forecaster", "both"), lines)
     )
 
 

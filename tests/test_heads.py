@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import oracles
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-import oracles
 from anomaly.features import FARTHEST, MISSING, Column
 from anomaly.models.batches import Events
 from anomaly.models.heads import COMPONENTS, SMALLEST_SCALE, FieldSet, Prediction

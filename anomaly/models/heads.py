@@ -9,6 +9,7 @@ Under a right model each tail probability is uniform, whatever the field's entro
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -91,9 +92,9 @@ class FieldSet:
         for at, field in enumerate(self.numbers):
             column = field.column
             if column.step:  # counts stand on an asinh scale of unit 1
-                raw = torch.sinh(value[:, at].double() * column.scale + column.center).round()
+                raw = torch.sinh(value[:, at] * column.scale + column.center).round()
                 for border, step, outer in ((lower, -column.step, torch.minimum), (upper, column.step, torch.maximum)):
-                    half_way = ((torch.asinh(raw + step) - column.center) / column.scale).to(value.dtype)
+                    half_way = (torch.asinh(raw + step) - column.center) / column.scale
                     border[:, at] = outer(half_way, border[:, at])
         return lower, upper
 
@@ -211,8 +212,8 @@ class StagedHeads(nn.Module):
         for stage in (1, 2):
             numbers = sum(3 * COMPONENTS for field in self.fields.numbers if field.column.stage == stage)
             codes = sum(field.column.size for field in self.fields.categories if field.column.stage == stage)
-            self.numbers.append(spread_locations(nn.Linear(width + statistics, numbers)))
-            self.categories.append(nn.Linear(width + statistics, codes))
+            self.numbers.append(spread_locations(linear(width + statistics, numbers)))
+            self.categories.append(linear(width + statistics, codes))
 
     def forward(self, memory: Tensor, events: Events) -> Prediction:
         """Predict the fields of n events from the memory before each, (n, H)."""
@@ -224,6 +225,13 @@ class StagedHeads(nn.Module):
             torch.cat([head(part) for head, part in zip(self.numbers, stages, strict=True)], dim=1),
             torch.cat([head(part) for head, part in zip(self.categories, stages, strict=True)], dim=1),
         )
+
+
+def linear(inputs: int, outputs: int) -> nn.Linear:
+    """A layer, possibly without outputs (a table without categories), which torch would warn of."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Initializing zero-element tensors")
+        return nn.Linear(inputs, outputs)
 
 
 def spread_locations(layer: nn.Linear) -> nn.Linear:

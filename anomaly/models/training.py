@@ -7,6 +7,7 @@ an unlabelled history holds the fraud too, and a plain fit would learn it.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import time
@@ -17,7 +18,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -227,8 +228,13 @@ class Trainer:
         self.weight = (self.train & (evidence <= limit)).astype(np.float32)
 
     def _fingerprint(self) -> str:
-        shape = [len(self.sequences), int(self.train.sum()), int(self.valid.sum()), float(self.sequences.time.sum())]
-        return json.dumps([asdict(self.training), self.seed, self.window, shape, _shapes(self.network)])
+        history = self.sequences
+        data = hashlib.sha256()
+        for array in (history.offsets, history.time, history.numeric, history.category, self.table.memory):
+            data.update(np.ascontiguousarray(array).data)
+        for mask in (self.train, self.valid):
+            data.update(np.packbits(mask).data)
+        return json.dumps([asdict(self.training), self.seed, self.window, data.hexdigest(), _shapes(self.network)])
 
     def _save(self, path: Path) -> None:
         tensors = {f"network.{k}": v for k, v in self.network.state_dict().items()}
@@ -246,13 +252,18 @@ class Trainer:
         temporary.replace(path)
 
     def _load(self, path: Path) -> None:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata()
-            if metadata.get("fingerprint") != self._fingerprint():
-                raise ArtifactError(
-                    f"Trainer: the checkpoint {path} is of other data or settings; fit without resume to start anew"
-                )
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+        try:
+            with safe_open(path, framework="pt") as file:
+                metadata = file.metadata() or {}
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+        except (SafetensorError, OSError) as error:
+            raise ArtifactError(
+                f"Trainer: the checkpoint {path} is not readable ({error}); fit without resume to start anew"
+            ) from None
+        if metadata.get("fingerprint") != self._fingerprint():
+            raise ArtifactError(
+                f"Trainer: the checkpoint {path} is of other data or settings; fit without resume to start anew"
+            )
         self.run = Run(**json.loads(metadata["run"]))
         self.network.load_state_dict(_under("network.", tensors))
         self.best = _under("best.", tensors)

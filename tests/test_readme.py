@@ -1,0 +1,77 @@
+"""The README tells the truth: its figures are those of the reports, and its examples run."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+import readme
+from typer.testing import CliRunner
+
+from anomaly.cli import EXAMPLES, app
+
+ROOT = Path(__file__).resolve().parent.parent
+TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def code(language: str) -> list[str]:
+    """The blocks of code of a language."""
+    return re.findall(rf"^```{language}\n(.*?)^```", TEXT, re.DOTALL | re.MULTILINE)
+
+
+def test_the_figures_are_those_of_the_reports() -> None:
+    assert readme.refreshed(TEXT, ROOT / "reports") == TEXT, "run python3 scripts/readme.py"
+    assert readme.MARKED.findall(TEXT)
+    assert [name for _, name, _ in readme.MARKED.findall(TEXT)] == list(readme.BLOCKS)
+
+
+def test_figures_are_written_between_the_markers(tmp_path: Path) -> None:
+    figures = {f"{scorer}.{key}": 0.5 for scorer in ("amount", "both") for key in ("auc", "ap", "drip.recall50")}
+    counts = {"scored": 1200, "history": 3000, "frauds": 12, "cases": 9, "cases.with_fraud": 4}
+    more = {"base_rate": 0.01, "fit.seconds": 12.3, "score.events_per_second": 45678.9}
+    machine = {"cores": 2, "cpu": "Some CPU", "memory_gib": 8.0, "python": "3.12.1"}
+    content = {"command": "python3 scripts/demo.py", "machine": machine, "figures": {**figures, **counts, **more}}
+    (tmp_path / "demo").mkdir()
+    (tmp_path / "demo" / "numbers.json").write_text(json.dumps(content), encoding="utf-8")
+    text = "a\n<!-- numbers:demo -->\nformer\n<!-- /numbers -->\nb\n<!-- numbers:nab -->\n<!-- /numbers -->\n"
+    new = readme.refreshed(text, tmp_path)
+    assert new.startswith("a\n<!-- numbers:demo -->\n\n### Simulated card payments")
+    assert "Of 1,200 payments scored after 3,000" in new
+    assert "| average precision | 0.500 | – | – | – | 0.500 |" in new
+    assert "– of drip | 0.500" in new
+    assert "Made by `python3 scripts/demo.py` on 2 cores of Some CPU, 8.0 GiB, Python 3.12.1." in new
+    assert "former" not in new
+    assert new.endswith("<!-- numbers:nab -->\n<!-- /numbers -->\n")
+    assert readme.refreshed(new, tmp_path) == new
+
+
+def test_the_python_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As written, but for the size of the data and of the models."""
+    monkeypatch.chdir(tmp_path)
+    (example,) = code("python")
+    assert "simulate(" in example
+    small = example.replace("customers=2000, days=90", "customers=40, days=75")
+    small = small.replace("Detector(SIMULATED_SCHEMA)", "Detector(SIMULATED_SCHEMA, hidden=8, epochs=1)")
+    assert small.count("=40") == small.count("hidden=8") == 1
+    names: dict[str, Any] = {}
+    exec(small, names)
+    assert names["cases"].columns[:2] == ["case", "entity"]
+    assert (tmp_path / "report.html").stat().st_size > 10_000
+
+
+def test_the_commands_are_those_of_the_help() -> None:
+    lines = [shlex.split(line, comments=True) for block in code("console") for line in block.splitlines()]
+    told = [line for line in lines if line[:1] == ["anomaly"]]
+    assert told == [shlex.split(example) for example in EXAMPLES.values()]
+    for line in told:
+        assert CliRunner().invoke(app, [line[1], "--help"]).exit_code == 0
+
+
+def test_every_link_leads_somewhere() -> None:
+    links = [link for link in re.findall(r"\]\(([^)#]+)\)", TEXT) if "://" not in link]
+    assert links
+    assert [link for link in links if not (ROOT / link).exists()] == []
