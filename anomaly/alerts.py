@@ -19,12 +19,27 @@ LONGEST_TEXT = 60
 NOTABLE_SURPRISE = 1.0
 """A field is a reason from here on: stranger than one normal event in ten."""
 EXPLANATION_COLUMNS = (
-    "row", "field", "kind", "surprise", "observed", "low", "median", "high", "observed_text", "likely",
+    "row",
+    "field",
+    "kind",
+    "surprise",
+    "observed",
+    "low",
+    "median",
+    "high",
+    "observed_text",
+    "likely",
 )
 
 
-def build_cases(scores: pl.DataFrame, decided: NDArray[np.bool_], *, entity_columns: Sequence[str],
-                cooldown_hours: float = 24.0, money: pl.Series | None = None) -> pl.DataFrame:
+def build_cases(
+    scores: pl.DataFrame,
+    decided: NDArray[np.bool_],
+    *,
+    entity_columns: Sequence[str],
+    cooldown_hours: float = 24.0,
+    money: pl.Series | None = None,
+) -> pl.DataFrame:
     """Merge alerting events into cases: one per entity and burst.
 
     Parameters
@@ -57,15 +72,19 @@ def build_cases(scores: pl.DataFrame, decided: NDArray[np.bool_], *, entity_colu
     decided = _checked_decisions(scores, decided, keys, money)
     alerting = scores.select(
         "row",
-        pl.col("time").cast(pl.Datetime("us", "UTC")) if _has_zone(scores) else
-        pl.col("time").dt.replace_time_zone("UTC").cast(pl.Datetime("us", "UTC")),
-        "p_value", "surprise",
+        pl.col("time").cast(pl.Datetime("us", "UTC"))
+        if _has_zone(scores)
+        else pl.col("time").dt.replace_time_zone("UTC").cast(pl.Datetime("us", "UTC")),
+        "p_value",
+        "surprise",
         *(pl.col(key).alias(f"entity:{i}") for i, key in enumerate(keys)),
         (pl.lit(None, dtype=pl.Float64) if money is None else money.cast(pl.Float64).fill_nan(None)).alias("money"),
     ).filter(pl.Series(decided))
     if alerting["p_value"].is_nan().any() or alerting["p_value"].null_count():
-        raise ParameterError("build_cases: expected a p-value for each alerting event, got none for some; "
-                             "an event without a statement cannot alert")
+        raise ParameterError(
+            "build_cases: expected a p-value for each alerting event, got none for some; "
+            "an event without a statement cannot alert"
+        )
     entity = [f"entity:{i}" for i in range(len(keys))]
     alerting = alerting.sort([*entity, "time", "row"])
     code, display = np.zeros(alerting.height), pl.lit("all")
@@ -82,18 +101,21 @@ def _has_zone(scores: pl.DataFrame) -> bool:
     return isinstance(kind, pl.Datetime) and kind.time_zone is not None
 
 
-def _checked_decisions(scores: pl.DataFrame, decided: NDArray[np.bool_], keys: list[str],
-                       money: pl.Series | None) -> NDArray[np.bool_]:
+def _checked_decisions(
+    scores: pl.DataFrame, decided: NDArray[np.bool_], keys: list[str], money: pl.Series | None
+) -> NDArray[np.bool_]:
     missing = [name for name in ("row", "time", "p_value", "surprise", *keys) if name not in scores.columns]
     if missing:
-        raise ParameterError(f"build_cases: expected scores with the columns {', '.join(missing)}, got "
-                             f"{', '.join(scores.columns)}")
+        raise ParameterError(
+            f"build_cases: expected scores with the columns {', '.join(missing)}, got {', '.join(scores.columns)}"
+        )
     if not isinstance(scores.schema["time"], pl.Datetime):
         raise ParameterError(f"build_cases: expected scores.time of type Datetime, got {scores.schema['time']}")
     decided = np.asarray(decided)
     if decided.dtype != np.bool_ or decided.shape != (scores.height,):
-        raise ParameterError(f"build_cases: expected one bool per event ({scores.height},), got {decided.dtype} of "
-                             f"shape {decided.shape}")
+        raise ParameterError(
+            f"build_cases: expected one bool per event ({scores.height},), got {decided.dtype} of shape {decided.shape}"
+        )
     if money is not None and len(money) != scores.height:
         raise ParameterError(f"build_cases: expected money for each of {scores.height} events, got {len(money)}")
     return decided
@@ -141,10 +163,13 @@ def add_reasons(cases: pl.DataFrame, explanations: pl.DataFrame, *, most: int = 
         raise ParameterError(f"add_reasons: expected most of at least 1, got {most}")
     missing = [name for name in EXPLANATION_COLUMNS if name not in explanations.columns]
     if missing:
-        raise ParameterError(f"add_reasons: expected explanations with the columns {', '.join(missing)}, got "
-                             f"{', '.join(explanations.columns)}")
-    wanted = explanations.filter(pl.col("surprise").fill_nan(None) > NOTABLE_SURPRISE,
-                                 pl.col("row").is_in(cases["peak_row"].unique().implode()))
+        raise ParameterError(
+            f"add_reasons: expected explanations with the columns {', '.join(missing)}, got "
+            f"{', '.join(explanations.columns)}"
+        )
+    wanted = explanations.filter(
+        pl.col("surprise").fill_nan(None) > NOTABLE_SURPRISE, pl.col("row").is_in(cases["peak_row"].unique().implode())
+    )
     wanted = wanted.sort(["row", "surprise"], descending=[False, True], maintain_order=True)
     reasons: dict[int, list[str]] = {}
     fields: dict[int, list[str]] = {}
@@ -338,10 +363,21 @@ _SPANS = (("s", 1.0, 60.0), ("min", 60.0, 60.0), ("h", 3600.0, 48.0), ("d", 8640
 _SHORT = {"s": "s", "m": "min", "h": "h", "d": "d"}
 _UNIT = {"distance": " km", "speed": " km/h"}
 _OBSERVED: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
-    "number": _number, "duration": _duration, "count": _count, "distance": _distance, "speed": _speed,
-    "category": _category, "clock": _clock, "flag": _flag,
+    "number": _number,
+    "duration": _duration,
+    "count": _count,
+    "distance": _distance,
+    "speed": _speed,
+    "category": _category,
+    "clock": _clock,
+    "flag": _flag,
 }
 _BOUND: Mapping[str, Callable[[float], str]] = {
-    "number": _bound_text, "duration": duration_text, "count": _whole, "distance": _bound_text, "speed": _bound_text,
-    "category": _bound_text, "clock": clock_text,
+    "number": _bound_text,
+    "duration": duration_text,
+    "count": _whole,
+    "distance": _bound_text,
+    "speed": _bound_text,
+    "category": _bound_text,
+    "clock": clock_text,
 }

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from anomaly.errors import ArtifactError
 
 FORMAT = 1
 MANIFEST = "manifest.json"
+_OWN = re.compile(r".+-[0-9a-f]{12}\.safetensors(\.part)?|manifest\.json\.part")  # what a save leaves beside it
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -54,8 +56,8 @@ def write_artifact(folder: Path | str, manifest: Mapping[str, Any], parts: Mappi
     text = json.dumps({"format": FORMAT, **manifest, "parts": listed}, indent=2, ensure_ascii=False)
     _replace(path / MANIFEST, text.encode())
     kept = {MANIFEST, *(part["file"] for part in listed.values())}
-    for old in path.glob("*.safetensors"):
-        if old.name not in kept:
+    for old in path.iterdir():
+        if _OWN.fullmatch(old.name) and old.name not in kept:
             old.unlink()
     return path
 
@@ -69,7 +71,9 @@ def check_folder(folder: Path | str) -> Path:
         If `folder` is a file, or holds other things than an artifact.
     """
     path = Path(folder)
-    if path.is_file() or (path.is_dir() and any(path.iterdir()) and not (path / MANIFEST).exists()):
+    # A first save that broke off leaves parts without a manifest; they may be written over.
+    strange = path.is_dir() and not all(_OWN.fullmatch(file.name) for file in path.iterdir())
+    if path.is_file() or (strange and not (path / MANIFEST).exists()):
         raise ArtifactError(f"save: {path} holds other things than a saved detector; give a new or empty folder")
     return path
 
@@ -96,13 +100,16 @@ def read_artifact(folder: Path | str) -> tuple[dict[str, Any], dict[str, Arrays]
         raise ArtifactError(
             f"load: {path / MANIFEST} has format {found!r}, this version reads format {FORMAT}; fit again"
         )
+    try:
+        listed = {name: (path / part["file"], part["sha256"]) for name, part in manifest["parts"].items()}
+    except (AttributeError, KeyError, TypeError):
+        raise ArtifactError(f"load: {path / MANIFEST} does not list the parts as it should; fit again") from None
     parts = {}
-    for name, part in manifest["parts"].items():
-        file = path / str(part["file"])
+    for name, (file, digest) in listed.items():
         if not file.is_file():
             raise ArtifactError(f"load: the part {file.name} is missing from {path}; copy it over or fit again")
         data = file.read_bytes()
-        if hashlib.sha256(data).hexdigest() != part["sha256"]:
+        if hashlib.sha256(data).hexdigest() != digest:
             raise ArtifactError(f"load: the part {file.name} in {path} was changed since it was saved; fit again")
         parts[name] = load(data)
     return manifest, parts

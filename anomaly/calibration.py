@@ -105,14 +105,18 @@ class TailCalibrator:
             raise ParameterError(f"TailCalibrator.fit: expected values of shape (n,), got shape {held.shape}")
         held = np.sort(held[~np.isnan(held)])
         if held.size == 0:
-            raise ParameterError("TailCalibrator.fit: expected at least one held-out value that is not NaN, got none; "
-                                 "give it a longer calibration slice")
+            raise ParameterError(
+                "TailCalibrator.fit: expected at least one held-out value that is not NaN, got none; "
+                "give it a longer calibration slice"
+            )
         if max(-held[0], held[-1]) > _LARGEST:
-            raise ParameterError(f"TailCalibrator.fit: expected finite values of size up to {_LARGEST:g}, got "
-                                 f"{held[0]:g} to {held[-1]:g}; mark what is unknown as NaN")
+            raise ParameterError(
+                f"TailCalibrator.fit: expected finite values of size up to {_LARGEST:g}, got "
+                f"{held[0]:g} to {held[-1]:g}; mark what is unknown as NaN"
+            )
         n = held.size
         threshold = held[n - 1 - int(n * TAIL_SHARE)]
-        beyond = held[np.searchsorted(held, threshold, side="right"):]
+        beyond = held[np.searchsorted(held, threshold, side="right") :]
         self.n_ = n
         self.values_ = _kept_points(held, threshold)
         self.at_ = np.asarray((1.0 + n - np.searchsorted(held, self.values_, side="left")) / (n + 1.0))
@@ -155,8 +159,9 @@ class TailCalibrator:
         self._check_fitted()
         p = np.asarray(p, dtype=np.float64)
         if np.any((p <= 0) | (p > 1)):
-            raise ParameterError(f"TailCalibrator.quantile: expected probabilities in (0, 1], got "
-                                 f"{np.nanmin(p):g} to {np.nanmax(p):g}")
+            raise ParameterError(
+                f"TailCalibrator.quantile: expected probabilities in (0, 1], got {np.nanmin(p):g} to {np.nanmax(p):g}"
+            )
         last = self.values_.size - 1
         # p falls along values_, so the last point with at_ >= p is found among the negated levels.
         j = np.clip(np.searchsorted(-self.at_, -p, side="right") - 1, 0, last)
@@ -193,8 +198,10 @@ class TailCalibrator:
         values, at, above = (np.array(arrays[name], dtype=np.float64) for name in names[:3])
         tail, n = np.asarray(arrays["tail"], dtype=np.float64), np.asarray(arrays["n"])
         if values.ndim != 1 or values.size == 0 or at.shape != values.shape or above.shape != values.shape:
-            raise ArtifactError(f"TailCalibrator: expected values, at and above of one length (k,), got "
-                                f"{values.shape}, {at.shape}, {above.shape}")
+            raise ArtifactError(
+                f"TailCalibrator: expected values, at and above of one length (k,), got "
+                f"{values.shape}, {at.shape}, {above.shape}"
+            )
         if tail.shape != (2,) or n.shape != (1,) or not tail[1] > 0:
             raise ArtifactError("TailCalibrator: expected tail = (shape, scale > 0) and n = (count,)")
         made = cls()
@@ -270,10 +277,12 @@ def _kept_points(held: Floats, threshold: np.float64) -> Floats:
     if distinct.size <= _BULK_POINTS + _BAND_POINTS:
         return distinct
     band = int(_BAND_START * held.size)
-    ranks = np.concatenate([
-        np.linspace(0, band, _BULK_POINTS).astype(np.int64),
-        np.linspace(band, bulk.size - 1, _BAND_POINTS).astype(np.int64),
-    ])
+    ranks = np.concatenate(
+        [
+            np.linspace(0, band, _BULK_POINTS).astype(np.int64),
+            np.linspace(band, bulk.size - 1, _BAND_POINTS).astype(np.int64),
+        ]
+    )
     return np.unique(bulk[ranks])
 
 
@@ -289,7 +298,7 @@ def _fit_tail(held: Floats, excess: Floats) -> tuple[float, float]:
 def _exponential_scale(held: Floats, exceedances: int) -> float:
     n = held.size
     upper = min(max(exceedances, _FEWEST_EXCEEDANCES), n // 2)
-    mean_excess = float((held[n - upper:] - held[n - 1 - upper]).mean()) if upper else 0.0
+    mean_excess = float((held[n - upper :] - held[n - 1 - upper]).mean()) if upper else 0.0
     spread = float(held[-1] - held[0])
     return next(scale for scale in (mean_excess, spread, max(abs(float(held[-1])), 1.0)) if scale > 0)
 

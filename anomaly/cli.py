@@ -197,7 +197,7 @@ def fit(
     quarantine_hours: Annotated[
         float | None,
         typer.Option(
-            min=0, metavar="HOURS", help="Age at which an event enters the memory. [default: ten typical gaps]"
+            min=0, metavar="HOURS", help="Age at which an event enters the memory. [default: 30 typical gaps]"
         ),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, metavar="N", help="Same seed, same machine, same detector.")] = 0,

@@ -41,7 +41,7 @@ When = str | date | datetime | float | None
 FEWEST_EVENTS = 100  # a history below this cannot be split into training, stopping and calibration
 YOUNG = 5  # earlier events below which an entity's status is `learning`
 TRAIN_SHARE, STOP_SHARE = 0.75, 0.10  # of the history's events, by time; the rest calibrates
-QUARANTINE_GAPS = 10  # frauds come in runs of about ten: so many typical gaps until an event is remembered
+QUARANTINE_GAPS = 30  # typical gaps until an event is remembered: longer than most runs of fraud
 LN_10 = float(np.log(10.0))
 
 
@@ -64,7 +64,7 @@ class Detector:
     hidden : int
         Size of the memory of each model.
     quarantine_hours : float, optional
-        Age at which an event enters the memory. By default ten times the typical gap between two events of an entity
+        Age at which an event enters the memory. By default 30 times the typical gap between two events of an entity
         (at most a tenth of the history), so that a run of fraud cannot explain itself away. 0 = at once.
     epochs : int, optional
         Most passes over the history; by default enough for about 3,000 steps, between 5 and 60.

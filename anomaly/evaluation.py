@@ -121,8 +121,9 @@ def daily(time: ArrayLike) -> Ints:
     return np.floor(seconds / DAY).astype(np.int64)
 
 
-def card_precision_by_day(day: ArrayLike, entity: ArrayLike, score: ArrayLike, label: ArrayLike, k: int = 100,
-                          drop_detected: bool = True) -> tuple[Ints, Floats]:
+def card_precision_by_day(
+    day: ArrayLike, entity: ArrayLike, score: ArrayLike, label: ArrayLike, k: int = 100, drop_detected: bool = True
+) -> tuple[Ints, Floats]:
     """Card precision of each day; see `card_precision_at_k`.
 
     Returns
@@ -162,8 +163,9 @@ def card_precision_by_day(day: ArrayLike, entity: ArrayLike, score: ArrayLike, l
     return days.astype(np.int64), precision
 
 
-def card_precision_at_k(day: ArrayLike, entity: ArrayLike, score: ArrayLike, label: ArrayLike, k: int = 100,
-                        drop_detected: bool = True) -> float:
+def card_precision_at_k(
+    day: ArrayLike, entity: ArrayLike, score: ArrayLike, label: ArrayLike, k: int = 100, drop_detected: bool = True
+) -> float:
     """Share of compromised cards among the k that a team looks at each day, averaged over the days.
 
     As in the Fraud Detection Handbook (Le Borgne et al. 2021): each day the events of cards that were detected on
@@ -258,10 +260,17 @@ def rule_ratio(entity: ArrayLike, amount: ArrayLike, time: ArrayLike, population
     if not population > 0:
         raise ParameterError(f"rule_ratio: expected a population median above 0, got {population}")
     order = np.lexsort((time, entity))
-    history = pl.DataFrame({"entity": entity[order], "amount": amount[order]}).select(
-        pl.col("amount").fill_nan(None).rolling_median(window_size=max(amount.size, 1), min_samples=1).shift(1)
-        .over("entity")
-    )["amount"].to_numpy()
+    history = (
+        pl.DataFrame({"entity": entity[order], "amount": amount[order]})
+        .select(
+            pl.col("amount")
+            .fill_nan(None)
+            .rolling_median(window_size=max(amount.size, 1), min_samples=1)
+            .shift(1)
+            .over("entity")
+        )["amount"]
+        .to_numpy()
+    )
     earlier = np.empty(amount.size)
     earlier[order] = history
     return np.asarray(amount / np.where(earlier > 0, earlier, population))
@@ -271,8 +280,10 @@ def _checked(who: str, score: ArrayLike, label: ArrayLike, need_positive: bool =
     score, given = np.asarray(score, dtype=np.float64), np.asarray(label)
     _same_length(who, score=score, label=given)
     if np.isnan(score).any():
-        raise ParameterError(f"{who}: expected a score for each event, got {int(np.isnan(score).sum())} NaN; decide "
-                             "what an event without a statement counts for (0 surprise, say), the same for all models")
+        raise ParameterError(
+            f"{who}: expected a score for each event, got {int(np.isnan(score).sum())} NaN; decide "
+            "what an event without a statement counts for (0 surprise, say), the same for all models"
+        )
     positive = given == 1
     if not np.all(positive | (given == 0)):
         raise ParameterError(f"{who}: expected labels 0 and 1, got others; map them first")

@@ -16,6 +16,7 @@ from anomaly.sequences import Sequences
 
 Float = NDArray[np.float64]
 SOFT_THRESHOLD = float(np.log(20.0))  # a field says something once its own p-value is below 1 in 20
+FAR = 30.0  # beyond e^-30 no model knows its own tail: such surprises keep their order, but not their size
 GENTLE = 0.1  # weight of all the rest, so that events without a strange field keep an order
 
 
@@ -38,7 +39,8 @@ def combine_fields(surprise: NDArray[np.floating[Any]], weight: Float) -> Float:
     ndarray, shape (N,)
         NaN for an event without any statement.
     """
-    known = np.nan_to_num(surprise.astype(np.float64), posinf=1e6)
+    known = np.nan_to_num(surprise.astype(np.float64), posinf=1e30)
+    known = np.where(known > FAR, FAR + np.log1p(np.maximum(known - FAR, 0.0)), known)
     total = (np.maximum(known - SOFT_THRESHOLD, 0.0) + GENTLE * known) @ weight
     return np.where(np.isnan(surprise).all(axis=1), np.nan, total)
 

@@ -37,7 +37,7 @@ WINDOWS: Mapping[str, int] = {"1h": 3600, "24h": 86400, "7d": 604800}
 EARTH_RADIUS_KM = 6371.0088
 SHORTEST_TRIP_SECONDS = 60.0  # two places in the same second are not an infinite speed
 LARGEST_AMOUNT = 1e300  # as much of an amount enters a sum, so that no sum is infinite
-FARTHEST = 1e4  # encoded numbers lie within this: a marker like 1.8e308 is no infinity, and 0.01 still makes a difference
+FARTHEST = 1e4  # encoded numbers lie within this: a marker like 1.8e308 is no infinity, and 0.01 still counts
 CIRCLES: Mapping[str, float] = {"hour": 86400.0, "weekday": 604800.0}
 MONDAY = 4 * 86400.0  # 1970-01-05, the first Monday of the epoch
 DERIVED = ("time:", "count:", "sum:", "place:", "circle:", "clock:", "first:", "changed:")
@@ -214,12 +214,15 @@ class Encoder:
             unit = _asinh_unit(values) if given.scale == "log" else 0.0
             return _scaled(Column(name=name, kind="number", tail=given.tail, unit=unit, weight=1.0), values)
         if name == "time:gap":
-            return _scaled(Column(name=name, kind="duration", stage=1, tail="both", unit=1.0), values)
+            return _scaled(
+                Column(name=name, kind="duration", stage=1, tail="both", unit=1.0, scored=_varies(values)), values
+            )
         if name.startswith("count:"):
-            return _scaled(Column(name=name, kind="count", unit=1.0, step=0.5, scored=name != "count:7d"), values)
+            scored = name != "count:7d" and _varies(values)
+            return _scaled(Column(name=name, kind="count", unit=1.0, step=0.5, scored=scored), values)
         if name in ("place:distance", "place:speed"):
             kind: Kind = "distance" if name == "place:distance" else "speed"
-            return _scaled(Column(name=name, kind=kind, unit=1.0), values)
+            return _scaled(Column(name=name, kind=kind, unit=1.0, scored=_varies(values)), values)
         return _scaled(Column(name=name, kind="number", unit=_asinh_unit(values), scored=False), values)
 
     def _category_columns(self, frame: pl.DataFrame) -> Iterable[Column]:
@@ -366,6 +369,11 @@ def _scaled(column: Column, values: Float) -> Column:
     with np.errstate(over="ignore"):
         scale = next(one for one in ((high - low) / 1.349, transformed.std(), 1.0) if 0 < one < np.inf)
     return Column(**{**asdict(column), "center": float(center), "scale": float(scale)})
+
+
+def _varies(values: Float) -> bool:
+    """Does a derived number vary at all; of one that never did, as the gaps of a regular clock, nothing is learned."""
+    return bool(len(values) and np.quantile(values, 0.01) < np.quantile(values, 0.99))
 
 
 def _asinh_unit(values: Float) -> float:

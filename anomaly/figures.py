@@ -96,7 +96,7 @@ def one_in(p: float) -> str:
 
 
 def _one_in_short(surprise: float) -> str:
-    return f"1 in {short_number(10.0**surprise)}"
+    return f"1 in {short_number(10.0 ** min(surprise, 300.0))}"
 
 
 def _day_or_time(days: float, span: float) -> str:

@@ -50,8 +50,10 @@ def case_numbers(time: ArrayLike, entity: ArrayLike, decided: ArrayLike, cooldow
     """
     time, entity, decided = np.asarray(time, dtype=np.float64), np.asarray(entity), np.asarray(decided, dtype=np.bool_)
     if not time.shape == entity.shape == decided.shape or time.ndim != 1:
-        raise ParameterError(f"case_numbers: expected time, entity and decided of one length (n,), got {time.shape}, "
-                             f"{entity.shape} and {decided.shape}")
+        raise ParameterError(
+            f"case_numbers: expected time, entity and decided of one length (n,), got {time.shape}, "
+            f"{entity.shape} and {decided.shape}"
+        )
     _check_cooldown("case_numbers", cooldown_hours)
     alerting = np.flatnonzero(decided)
     alerting = alerting[np.lexsort((time[alerting], entity[alerting]))]
@@ -83,14 +85,16 @@ class _HeldOut:
     def __init__(self, p: ArrayLike, time: ArrayLike, entity: ArrayLike, cooldown_hours: float) -> None:
         p, time, entity = _checked_p(p), np.asarray(time, dtype=np.float64), np.asarray(entity)
         if not p.shape == time.shape == entity.shape:
-            raise ParameterError(f"expected p, time and entity of one length (n,), got {p.shape}, {time.shape} and "
-                                 f"{entity.shape}")
+            raise ParameterError(
+                f"expected p, time and entity of one length (n,), got {p.shape}, {time.shape} and {entity.shape}"
+            )
         if not np.isfinite(time).all():
             raise ParameterError("expected finite times in seconds; reject events without a time")
         stated = np.flatnonzero(~np.isnan(p))
         if stated.size == 0:
-            raise ParameterError("expected at least one held-out event with a p-value, got none; "
-                                 "give it a longer slice")
+            raise ParameterError(
+                "expected at least one held-out event with a p-value, got none; give it a longer slice"
+            )
         # The slice lasts from its first to its last event, stated or not, and is cut into equal parts of about a day;
         # a slice under one day is taken as one day: nothing is extrapolated from its busy hours.
         span = max(float(time.max() - time.min()), DAY)
@@ -194,8 +198,10 @@ class Threshold(ABC):
             raise NotFittedError(f"{type(self).__name__}: not fitted; call fit with the held-out slice first")
 
     def _cost(self) -> str:
-        return (f"{_rate(self.expected_per_day)} cases a day on held-out data (9 days in 10: {_rate(self.low)} to "
-                f"{_rate(self.high)}), from {_rate(self.events_per_day)} alerting events a day")
+        return (
+            f"{_rate(self.expected_per_day)} cases a day on held-out data (9 days in 10: {_rate(self.low)} to "
+            f"{_rate(self.high)}), from {_rate(self.events_per_day)} alerting events a day"
+        )
 
 
 @dataclass
@@ -284,12 +290,16 @@ class Budget(Threshold):
         budget = f"Budget of {_rate(self.per_day)} cases a day"
         held = f"the held-out slice has only {_rate(self._held_per_day)} events a day"
         if self.filled_:
-            return (f"{budget}: alerts at p <= {self.threshold_:.3g} ({_one_in(self.threshold_)} normal events); "
-                    f"{self._cost()}.")
+            return (
+                f"{budget}: alerts at p <= {self.threshold_:.3g} ({_one_in(self.threshold_)} normal events); "
+                f"{self._cost()}."
+            )
         if self.threshold_ == 1.0:
             return f"{budget}: {held}, fewer than the budget, so every event alerts; {self._cost()}."
-        return (f"{budget}: the held-out slice cannot fill it; beyond p <= {self.threshold_:.3g} more alerts would "
-                f"only run cases together; {self._cost()}.")
+        return (
+            f"{budget}: the held-out slice cannot fill it; beyond p <= {self.threshold_:.3g} more alerts would "
+            f"only run cases together; {self._cost()}."
+        )
 
 
 @dataclass
@@ -335,8 +345,10 @@ class FalseDiscoveryRate(Threshold):
     def describe(self) -> str:
         """The share and what it costs on the held-out slice."""
         self._check_fitted()
-        return (f"At most {100 * self.q:.3g} % of the alerts of a batch are expected to be false (Benjamini-Hochberg); "
-                f"{self._cost()}.")
+        return (
+            f"At most {100 * self.q:.3g} % of the alerts of a batch are expected to be false (Benjamini-Hochberg); "
+            f"{self._cost()}."
+        )
 
 
 def _checked_p(p: ArrayLike) -> Floats:
@@ -344,8 +356,10 @@ def _checked_p(p: ArrayLike) -> Floats:
     if p.ndim != 1:
         raise ParameterError(f"expected p-values of shape (n,), got shape {p.shape}")
     if np.any((p < 0) | (p > 1)):
-        raise ParameterError(f"expected p-values within 0 and 1, got {np.nanmin(p):g} to {np.nanmax(p):g}; "
-                             "scores and surprises are no p-values")
+        raise ParameterError(
+            f"expected p-values within 0 and 1, got {np.nanmin(p):g} to {np.nanmax(p):g}; "
+            "scores and surprises are no p-values"
+        )
     return p
 
 

@@ -5,7 +5,7 @@ As in::
     python3 scripts/demo.py                                       some minutes; makes the environment in .venv first
     python3 scripts/demo.py --customers 200 --epochs 2 --out out  a quick try
 
-The frauds are planted, so the truth is known. It is looked at last: nothing is fitted, tuned or stopped by it.
+The truth is looked at last: nothing is fitted or stopped by it.
 """
 
 from __future__ import annotations
@@ -41,16 +41,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return run_inside(ensure(()), __file__, sys.argv[1:] if arguments is None else arguments)
     from anomaly.errors import AnomalyError
 
+    given = {name: value for name, value in vars(wish).items() if name != "out" and value != parser.get_default(name)}
     try:
-        return demonstrate(wish, command(parser, wish))
+        return demonstrate(wish, " ".join(["python3 scripts/demo.py", *(f"--{name} {given[name]}" for name in given)]))
     except AnomalyError as error:
         parser.error(str(error))
-
-
-def command(parser: argparse.ArgumentParser, wish: argparse.Namespace) -> str:
-    """Tell the command that makes the figures again, wherever it writes them."""
-    given = {name: value for name, value in vars(wish).items() if name != "out" and value != parser.get_default(name)}
-    return " ".join(["python3 scripts/demo.py", *(f"--{name} {value}" for name, value in given.items())])
 
 
 def demonstrate(wish: argparse.Namespace, told: str) -> int:
@@ -64,32 +59,21 @@ def demonstrate(wish: argparse.Namespace, told: str) -> int:
     console = Console(highlight=False)
     since = START + timedelta(days=2 * wish.days // 3)
     events, labels = simulate(customers=wish.customers, days=wish.days, start=str(START), seed=wish.seed)
-    console.print(f"{len(events):,} simulated payments of {wish.customers:,} customers in {wish.days} days.")
-    console.print(f"Learning from those before {since}, without labels ...")
+    console.print(f"{len(events):,} simulated payments; learning from those before {since}, without labels ...")
     with Meter() as fit:
         detector = Detector(SIMULATED_SCHEMA, epochs=wish.epochs, seed=wish.seed)
         detector.fit(events, until=since, progress=True)
     with Meter() as score:
         scores = detector.score(events, since=since)
-    page = wish.out / "report.html"
-    cases = detector.report(page, budget_per_day=ALERTS, title="Demo: simulated card payments", command=told)
-    figures = measure(events, labels, scores)
-    fraud = set(labels.with_row_index().filter("fraud")["index"])
-    figures |= {
-        "customers": wish.customers,
-        "days": wish.days,
-        "history": len(events) - len(scores),
-        "fit.seconds": fit.seconds,
-        "score.seconds": score.seconds,
-        "score.events_per_second": len(scores) / score.seconds,
-        "cases": len(cases),
-        "cases.with_fraud": sum(not fraud.isdisjoint(rows) for rows in cases["rows"]),
-    }
-    numbers = write_numbers(wish.out, told, figures)
+    page, title = wish.out / "report.html", "Demo: simulated card payments"
+    cases = detector.report(page, budget_per_day=ALERTS, title=title, command=told)
+    truth = scores.select("row", "customer_id", labels["fraud"].gather(scores["row"]))
+    figures = measure(events, labels, scores) | measure_cases(truth, cases)
+    figures |= {"fit.seconds": fit.seconds, "score.seconds": score.seconds}
     console.print(f"\n[bold]Found in {len(scores):,} later payments:[/bold] {len(cases):,} cases. The five strangest:")
     console.print(case_table(cases.head(5), SIMULATED_SCHEMA))
     summarise(console, figures)
-    console.print(f"\nThe report: {page}\nThe figures: {numbers}", soft_wrap=True)
+    console.print(f"\nThe report: {page}\nThe figures: {write_numbers(wish.out, told, figures)}", soft_wrap=True)
     return 0
 
 
@@ -101,23 +85,39 @@ def measure(events: pl.DataFrame, labels: pl.DataFrame, scores: pl.DataFrame) ->
 
     row = scores["row"].to_numpy()
     amount, time = events["amount"].to_numpy(), events["time"].dt.epoch("s").to_numpy()
-    known = np.delete(amount, row)  # the history's
-    customer = events["customer_id"].rank("dense").to_numpy()
+    customer, history = events["customer_id"].rank("dense").to_numpy(), np.delete(amount, row)
     scorers = {
         "amount": rule_amount(amount)[row],
-        "ratio": rule_ratio(customer, amount, time, population=float(np.median(known)))[row],
+        "ratio": rule_ratio(customer, amount, time, population=float(np.median(history)))[row],
         "autoencoder": -np.log10(scores["p_autoencoder"].to_numpy()),
         "forecaster": -np.log10(scores["p_forecaster"].to_numpy()),
         "both": scores["surprise"].to_numpy(),
     }
     fraud, kind = labels["fraud"].to_numpy()[row], labels["kind"].to_numpy()[row]
-    figures = {"scored": len(row), "frauds": int(fraud.sum()), "base_rate": float(fraud.mean())}
+    figures = {
+        "history": len(history),
+        "scored": len(row),
+        "frauds": int(fraud.sum()),
+        "base_rate": float(fraud.mean()),
+    }
     for name, score in scorers.items():
         figures[f"{name}.auc"], figures[f"{name}.ap"] = roc_auc(score, fraud), average_precision(score, fraud)
         figures[f"{name}.recall50"] = recall_at_budget(time[row], score, fraud, ALERTS)
         for one in np.unique(kind[fraud]):
             figures[f"{name}.{one}.recall50"] = recall_at_budget(time[row], score, kind == one, ALERTS)
     return figures
+
+
+def measure_cases(truth: pl.DataFrame, cases: pl.DataFrame) -> dict[str, float]:
+    """Count the cases that hold fraud, and the customers whose fraud is in one."""
+    frauds = truth.filter("fraud")
+    caught = frauds.join(cases.select("case", "rows").explode("rows"), left_on="row", right_on="rows")
+    return {
+        "cases": len(cases),
+        "cases_with_fraud": caught["case"].n_unique(),
+        "customers_defrauded": frauds["customer_id"].n_unique(),
+        "customers_caught": caught["customer_id"].n_unique(),
+    }
 
 
 def summarise(console: Any, figures: dict[str, float]) -> None:
@@ -131,13 +131,13 @@ def summarise(console: Any, figures: dict[str, float]) -> None:
     for label, values in lines.items():
         cells = (f"[bold]{value:.3f}[/bold]" if value == max(values) else f"{value:.3f}" for value in values)
         table.add_row(label, *cells)
-    frauds = f"{figures['frauds']:,} of {figures['scored']:,} scored payments are fraud"
-    console.print(
-        f"\n[bold]Against the truth:[/bold] {figures['cases.with_fraud']:,} of the cases hold planted fraud. {frauds}: "
-        f"a random ranking has an average precision of {figures['base_rate']:.3f}.\n"
-        "Rules: amount, and ratio, the amount over the median of the customer's earlier amounts. Models: autoencoder, "
-        "forecaster, and both together.\n"
+    told = (
+        "\n[bold]Against the truth:[/bold] {cases_with_fraud:,} of the cases hold planted fraud; they catch "
+        "{customers_caught:,} of {customers_defrauded:,} defrauded customers. {frauds:,} of {scored:,} scored payments "
+        "are fraud: a random ranking has an average precision of {base_rate:.3f}.\n"
+        "Rules: amount, and ratio, the amount over the median of the customer's earlier amounts.\n"
     )
+    console.print(told.format_map(figures))
     console.print(table)
 
 

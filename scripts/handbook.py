@@ -2,7 +2,7 @@
 
 As in::
 
-    python3 scripts/handbook.py handbook.parquet --out /tmp/handbook
+    python3 scripts/handbook.py handbook.parquet --out ../handbook-report
 
 The public command line fits on everything to 31 July 2018 without labels, scores August and September, and writes the
 report. Only then are the labels read. Figures and aggregates go to reports/handbook; the scores and the report, which
@@ -156,7 +156,11 @@ def page(figures: Mapping[str, float], command: str) -> str:
     keys = ["auc", "ap", "cp100", *(f"s{k}.{what}" for k in (1, 2, 3) for what in ("auc", "ap"))]
     quality_ = table(head, [[name, *(figures[f"{name}.{key}"] for key in keys)] for name in (*SCORERS, "ceiling")])
     steps = [
-        [step, f"{figures[f'{step}.seconds']:,.0f}", f"{figures.get(f'{step}.peak_mb', float('nan')):,.0f}"]
+        [
+            step,
+            f"{figures[f'{step}.seconds']:,.0f}",
+            f"{figures[key]:,.0f}" if (key := f"{step}.peak_mb") in figures else "–",
+        ]
         for step in ("fit", "score", "report")
     ]
     frauds = ", ".join(f"{figures[f's{k}.frauds']:,} of scenario {k}" for k in (1, 2, 3))

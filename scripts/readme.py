@@ -62,8 +62,9 @@ def demo(figures: Figures) -> str:
         f"[This is the report](reports/demo/report.html), to be opened in a browser. Of {figures['scored']:,} payments "
         f"scored after {figures['history']:,} of unlabelled history, {figures['frauds']:,} are planted fraud: a random "
         f"ranking has an average precision of {figures['base_rate']:.3f}. With a budget of 50 cases a day, "
-        f"{figures['cases.with_fraud']:,} of {figures['cases']:,} cases hold fraud. The fit took "
-        f"{figures['fit.seconds']:,.0f} s; scoring went at {figures['score.events_per_second']:,.0f} events per second."
+        f"{figures['cases_with_fraud']:,} of {figures['cases']:,} cases hold fraud, and they catch "
+        f"{figures['customers_caught']:,} of {figures['customers_defrauded']:,} defrauded customers. The fit took "
+        f"{figures['fit.seconds']:,.0f} s, scoring {figures['score.seconds']:,.0f} s."
         "\n\n" + compared(figures, ("amount", "ratio", "autoencoder", "forecaster", "both"), lines)
     )
 

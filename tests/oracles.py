@@ -135,9 +135,7 @@ def accumulated(
     """-ln of the Gamma tail of the surprises summed over the last `seconds`; NaN counts as 1."""
     known = [1.0 if math.isnan(value) else value for value in surprise]
     lag = lagged(time, offsets, seconds)
-    return [
-        -float(stats.gamma.logsf(math.fsum(known[first : at + 1]), at + 1 - first)) for at, first in enumerate(lag)
-    ]
+    return [-float(stats.gamma.logsf(math.fsum(known[first : at + 1]), at + 1 - first)) for at, first in enumerate(lag)]
 
 
 def local(event: Event) -> datetime:

@@ -22,26 +22,30 @@ NAN = float("nan")
 def scores_frame(rows: list[tuple[str, str, float, float]]) -> pl.DataFrame:
     """Rows of (bank, card, hours since the start, p)."""
     p = np.array([r[3] for r in rows], dtype=np.float64)
-    return pl.DataFrame({
-        "row": pl.Series(range(100, 100 + len(rows)), dtype=pl.Int64),
-        "bank": pl.Series([r[0] for r in rows], dtype=pl.String),
-        "card": pl.Series([r[1] for r in rows], dtype=pl.String),
-        "time": pl.Series([START + timedelta(hours=r[2]) for r in rows], dtype=pl.Datetime("us", "UTC")),
-        "p_value": p,
-        "score": 1 - p,
-        "surprise": -np.log10(p),
-    })
+    return pl.DataFrame(
+        {
+            "row": pl.Series(range(100, 100 + len(rows)), dtype=pl.Int64),
+            "bank": pl.Series([r[0] for r in rows], dtype=pl.String),
+            "card": pl.Series([r[1] for r in rows], dtype=pl.String),
+            "time": pl.Series([START + timedelta(hours=r[2]) for r in rows], dtype=pl.Datetime("us", "UTC")),
+            "p_value": p,
+            "score": 1 - p,
+            "surprise": -np.log10(p),
+        }
+    )
 
 
-SCORES = scores_frame([
-    ("A", "1", 50.0, 1e-2),   # 100: same card as 102, but a new burst
-    ("A", "2", 1.0, 1e-4),    # 101
-    ("A", "1", 0.0, 1e-3),    # 102
-    ("B", "1", 0.5, 1e-5),    # 103: another bank's card 1
-    ("A", "2", 20.0, 1e-4),   # 104
-    ("A", "1", 2.0, 0.9),     # 105: does not alert
-    ("A", "2", 10.0, NAN),    # 106: no statement
-])
+SCORES = scores_frame(
+    [
+        ("A", "1", 50.0, 1e-2),  # 100: same card as 102, but a new burst
+        ("A", "2", 1.0, 1e-4),  # 101
+        ("A", "1", 0.0, 1e-3),  # 102
+        ("B", "1", 0.5, 1e-5),  # 103: another bank's card 1
+        ("A", "2", 20.0, 1e-4),  # 104
+        ("A", "1", 2.0, 0.9),  # 105: does not alert
+        ("A", "2", 10.0, NAN),  # 106: no statement
+    ]
+)
 DECIDED = np.array([True, True, True, True, True, False, False])
 
 
@@ -66,9 +70,19 @@ def test_types() -> None:
     cases = build_cases(SCORES, DECIDED, entity_columns=("bank", "card"))
     stamp = pl.Datetime("us", "UTC")
     assert dict(cases.schema) == {
-        "case": pl.Int64(), "entity": pl.String(), "start": stamp, "end": stamp, "alerts": pl.Int64(),
-        "p_value": pl.Float64(), "score": pl.Float64(), "surprise": pl.Float64(), "evidence": pl.Float64(),
-        "money": pl.Float64(), "peak_row": pl.Int64(), "rows": pl.List(pl.Int64())}
+        "case": pl.Int64(),
+        "entity": pl.String(),
+        "start": stamp,
+        "end": stamp,
+        "alerts": pl.Int64(),
+        "p_value": pl.Float64(),
+        "score": pl.Float64(),
+        "surprise": pl.Float64(),
+        "evidence": pl.Float64(),
+        "money": pl.Float64(),
+        "peak_row": pl.Int64(),
+        "rows": pl.List(pl.Int64()),
+    }
     none = build_cases(SCORES, np.zeros(7, dtype=bool), entity_columns=("bank", "card"))
     assert none.height == 0
     assert none.schema == cases.schema
@@ -94,14 +108,17 @@ def test_joined_names_do_not_join_entities() -> None:
 
 def test_missing_entity_part_and_time_without_zone() -> None:
     scores = scores_frame([("A", "1", 0.0, 1e-4), ("A", "1", 1.0, 1e-4)]).with_columns(
-        pl.lit(None, dtype=pl.String).alias("bank"), pl.col("time").dt.replace_time_zone(None).cast(pl.Datetime("ms")))
+        pl.lit(None, dtype=pl.String).alias("bank"), pl.col("time").dt.replace_time_zone(None).cast(pl.Datetime("ms"))
+    )
     cases = build_cases(scores, np.ones(2, dtype=bool), entity_columns=("bank", "card"))
     assert cases["entity"].to_list() == [" / 1"]
     assert cases["start"].to_list() == [START]
 
 
-alert_lists = st.lists(st.tuples(st.sampled_from("AB"), st.sampled_from("12"), st.integers(0, 200),
-                                 st.floats(1e-9, 1.0), st.booleans()), max_size=40)
+alert_lists = st.lists(
+    st.tuples(st.sampled_from("AB"), st.sampled_from("12"), st.integers(0, 200), st.floats(1e-9, 1.0), st.booleans()),
+    max_size=40,
+)
 
 
 @settings(max_examples=40, deadline=None)
@@ -133,61 +150,112 @@ def test_bad_calls_are_refused() -> None:
         build_cases(SCORES, DECIDED, entity_columns=(), cooldown_hours=-1.0)
 
 
-def told(field: str, kind: str, observed: float | None = None, low: float | None = None, high: float | None = None,
-         **more: Any) -> dict[str, Any]:
+def told(
+    field: str,
+    kind: str,
+    observed: float | None = None,
+    low: float | None = None,
+    high: float | None = None,
+    **more: Any,
+) -> dict[str, Any]:
     row = dict.fromkeys(("median", "observed_text", "likely", "surprise")) | {
-        "row": 7, "field": field, "kind": kind, "observed": observed, "low": low, "high": high}
+        "row": 7,
+        "field": field,
+        "kind": kind,
+        "observed": observed,
+        "low": low,
+        "high": high,
+    }
     return row | more
 
 
-@pytest.mark.parametrize(("row", "text"), [
-    (told("amount", "number", 5000, 12, 80, median=31, surprise=3.97),
-     "amount 5,000, expected 12-80 (median 31), 1 in 9,300"),
-    (told("amount", "number", 49.99, 1.234, 9.96, median=3.04), "amount 49.99, expected 1.2-10 (median 3)"),
-    (told("balance", "number", -1234.5, -50, 80), "balance -1,234.5, expected -50 to 80"),
-    (told("rate", "number", 0.01234, 0.5, 0.5), "rate 0.0123, expected 0.5"),
-    (told("amount", "number", None, 12, 80), "amount missing, expected 12-80"),
-    (told("amount", "number", 12, None, None), "amount 12"),
-    (told("amount", "number", 12, None, None, surprise=0.5), "amount 12"),
-    (told("sum:24h:amount", "number", 812.5, 0, 200), "amount 812.5 in 24 h, expected 0-200"),
-    (told("merchant_category", "category", observed_text="jewellery", likely=["grocery", "fuel", "dining"]),
-     "merchant_category jewellery, expected grocery, fuel or dining"),
-    (told("channel", "category", observed_text="web", likely=["card", "chip"], surprise=6.6),
-     "channel web, expected card or chip, 1 in 4 million"),
-    (told("channel", "category", observed_text="web", likely=["card"]), "channel web, expected card"),
-    (told("channel", "category"), "channel missing"),
-    (told("time:gap", "duration", 180, 7200, 259200), "3 min since the previous event, expected 2 h - 3 d"),
-    (told("count_1h", "count", 14, 1, 2), "14 events in 1 h, expected 1-2"),
-    (told("count:7d", "count", 1, 2.0, 2.4), "1 event in 7 d, expected 2"),
-    (told("visits", "count", 1200, 1, 2), "visits 1,200, expected 1-2"),
-    (told("place:distance", "distance", 412.4, 0, 12.2), "412 km from the previous place, expected 0-12 km"),
-    (told("place:speed", "speed", 2890.3, 0, 64), "2,890 km/h from the previous place, expected 0-64 km/h"),
-    (told("clock:hour", "clock", 3.2, 9.5, 20.25), "at 03:12, expected 09:30-20:15"),
-    (told("clock:hour", "clock", observed_text="03", likely=["10", "11"]), "at 03, expected 10 or 11"),
-    (told("first:merchant_id", "flag", 1, observed_text="X"), "first time at merchant_id 'X'"),
-    (told("first:merchant_id", "flag", observed_text="yes", surprise=2.0), "first time at merchant_id, 1 in 100"),
-    (told("first:merchant_id", "flag", observed_text="no"), "not the first time at merchant_id"),
-    (told("changed:device_id", "flag", 1, observed_text="D 9"), "device_id changed to 'D 9'"),
-    (told("changed:device_id", "flag", 0), "device_id as before"),
-    (told("online", "flag", 0), "no online"),
-])
+@pytest.mark.parametrize(
+    ("row", "text"),
+    [
+        (
+            told("amount", "number", 5000, 12, 80, median=31, surprise=3.97),
+            "amount 5,000, expected 12-80 (median 31), 1 in 9,300",
+        ),
+        (told("amount", "number", 49.99, 1.234, 9.96, median=3.04), "amount 49.99, expected 1.2-10 (median 3)"),
+        (told("balance", "number", -1234.5, -50, 80), "balance -1,234.5, expected -50 to 80"),
+        (told("rate", "number", 0.01234, 0.5, 0.5), "rate 0.0123, expected 0.5"),
+        (told("amount", "number", None, 12, 80), "amount missing, expected 12-80"),
+        (told("amount", "number", 12, None, None), "amount 12"),
+        (told("amount", "number", 12, None, None, surprise=0.5), "amount 12"),
+        (told("sum:24h:amount", "number", 812.5, 0, 200), "amount 812.5 in 24 h, expected 0-200"),
+        (
+            told("merchant_category", "category", observed_text="jewellery", likely=["grocery", "fuel", "dining"]),
+            "merchant_category jewellery, expected grocery, fuel or dining",
+        ),
+        (
+            told("channel", "category", observed_text="web", likely=["card", "chip"], surprise=6.6),
+            "channel web, expected card or chip, 1 in 4 million",
+        ),
+        (told("channel", "category", observed_text="web", likely=["card"]), "channel web, expected card"),
+        (told("channel", "category"), "channel missing"),
+        (told("time:gap", "duration", 180, 7200, 259200), "3 min since the previous event, expected 2 h - 3 d"),
+        (told("count_1h", "count", 14, 1, 2), "14 events in 1 h, expected 1-2"),
+        (told("count:7d", "count", 1, 2.0, 2.4), "1 event in 7 d, expected 2"),
+        (told("visits", "count", 1200, 1, 2), "visits 1,200, expected 1-2"),
+        (told("place:distance", "distance", 412.4, 0, 12.2), "412 km from the previous place, expected 0-12 km"),
+        (told("place:speed", "speed", 2890.3, 0, 64), "2,890 km/h from the previous place, expected 0-64 km/h"),
+        (told("clock:hour", "clock", 3.2, 9.5, 20.25), "at 03:12, expected 09:30-20:15"),
+        (told("clock:hour", "clock", observed_text="03", likely=["10", "11"]), "at 03, expected 10 or 11"),
+        (told("first:merchant_id", "flag", 1, observed_text="X"), "first time at merchant_id 'X'"),
+        (told("first:merchant_id", "flag", observed_text="yes", surprise=2.0), "first time at merchant_id, 1 in 100"),
+        (told("first:merchant_id", "flag", observed_text="no"), "not the first time at merchant_id"),
+        (told("changed:device_id", "flag", 1, observed_text="D 9"), "device_id changed to 'D 9'"),
+        (told("changed:device_id", "flag", 0), "device_id as before"),
+        (told("online", "flag", 0), "no online"),
+    ],
+)
 def test_sentences(row: dict[str, Any], text: str) -> None:
     assert sentence(row) == text
 
 
-@pytest.mark.parametrize(("surprise", "text"), [
-    (1.0, "1 in 10"), (2.52, "1 in 330"), (5.0, "1 in 100,000"), (6.0, "1 in 1 million"), (9.3, "1 in 2 billion"),
-    (12.0, "less than 1 in a trillion"), (400.0, "less than 1 in a trillion"),
-    (float("inf"), "less than 1 in a trillion")])
+@pytest.mark.parametrize(
+    ("surprise", "text"),
+    [
+        (1.0, "1 in 10"),
+        (2.52, "1 in 330"),
+        (5.0, "1 in 100,000"),
+        (6.0, "1 in 1 million"),
+        (9.3, "1 in 2 billion"),
+        (12.0, "less than 1 in a trillion"),
+        (400.0, "less than 1 in a trillion"),
+        (float("inf"), "less than 1 in a trillion"),
+    ],
+)
 def test_rarity(surprise: float, text: str) -> None:
     assert sentence(told("x", "number", 1, surprise=surprise)) == f"x 1, {text}"
 
 
 def test_numbers_durations_and_clocks() -> None:
     assert [number_text(x) for x in (0, 5, 12.3, 123.456, 9_999.5, 12_345.6, 1e9, 1e18, -0.00123)] == [
-        "0", "5", "12.3", "123.46", "9,999.5", "12,346", "1,000,000,000", "1e+18", "-0.00123"]
+        "0",
+        "5",
+        "12.3",
+        "123.46",
+        "9,999.5",
+        "12,346",
+        "1,000,000,000",
+        "1e+18",
+        "-0.00123",
+    ]
     assert [duration_text(x) for x in (0, 0.4, 35, 59.6, 90, 180, 3_599, 5_400, 86_400, 172_800, 4e7, -180)] == [
-        "0 s", "0.4 s", "35 s", "1 min", "1.5 min", "3 min", "1 h", "1.5 h", "24 h", "2 d", "463 d", "-3 min"]
+        "0 s",
+        "0.4 s",
+        "35 s",
+        "1 min",
+        "1.5 min",
+        "3 min",
+        "1 h",
+        "1.5 h",
+        "24 h",
+        "2 d",
+        "463 d",
+        "-3 min",
+    ]
     assert [clock_text(x) for x in (0, 3.2, 23.999, 24)] == ["00:00", "03:12", "00:00", "00:00"]
 
 
@@ -207,13 +275,39 @@ values = st.floats() | st.none()
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.sampled_from(["number", "duration", "count", "distance", "speed", "category", "clock", "flag"]),
-       st.text(min_size=1, max_size=80), values, values, values, values, values, words, st.lists(words, max_size=3))
-def test_any_row_gives_one_printable_line(kind: str, field: str, surprise: float | None, observed: float | None,
-                                          low: float | None, median: float | None, high: float | None,
-                                          text: str | None, likely: list[str | None]) -> None:
-    row = {"field": field, "kind": kind, "surprise": surprise, "observed": observed, "low": low, "median": median,
-           "high": high, "observed_text": text, "likely": likely}
+@given(
+    st.sampled_from(["number", "duration", "count", "distance", "speed", "category", "clock", "flag"]),
+    st.text(min_size=1, max_size=80),
+    values,
+    values,
+    values,
+    values,
+    values,
+    words,
+    st.lists(words, max_size=3),
+)
+def test_any_row_gives_one_printable_line(
+    kind: str,
+    field: str,
+    surprise: float | None,
+    observed: float | None,
+    low: float | None,
+    median: float | None,
+    high: float | None,
+    text: str | None,
+    likely: list[str | None],
+) -> None:
+    row = {
+        "field": field,
+        "kind": kind,
+        "surprise": surprise,
+        "observed": observed,
+        "low": low,
+        "median": median,
+        "high": high,
+        "observed_text": text,
+        "likely": likely,
+    }
     said = sentence(row)
     assert said.isprintable()
     assert "nan" not in said.replace(str(text), "").replace(field, "") or "nan" in str(likely)
@@ -235,13 +329,23 @@ def test_reasons_of_the_peak_event_strongest_first() -> None:
         told("amount", "number", 9, 12, 80, surprise=9.0) | {"row": 104},  # not the peak of its case
         told("amount", "number", 9, 12, 80, surprise=NAN) | {"row": 103},
     ]
-    explained = pl.DataFrame(rows, schema_overrides={"observed": pl.Float64, "low": pl.Float64, "high": pl.Float64,
-                                                     "median": pl.Float64, "likely": pl.List(pl.String)})
+    explained = pl.DataFrame(
+        rows,
+        schema_overrides={
+            "observed": pl.Float64,
+            "low": pl.Float64,
+            "high": pl.Float64,
+            "median": pl.Float64,
+            "likely": pl.List(pl.String),
+        },
+    )
     with_reasons = add_reasons(cases, explained)
     assert with_reasons["fields"].to_list() == [[], ["channel", "count:1h", "amount"], [], []]
     assert with_reasons["reasons"].to_list()[1] == [
-        "channel web, expected chip, 1 in 10,000", "9 events in 1 h, expected 1-2, 1 in 1,000",
-        "amount 5,000, expected 12-80, 1 in 100"]
+        "channel web, expected chip, 1 in 10,000",
+        "9 events in 1 h, expected 1-2, 1 in 1,000",
+        "amount 5,000, expected 12-80, 1 in 100",
+    ]
     assert add_reasons(cases, explained, most=1)["fields"].to_list()[1] == ["channel"]
     assert with_reasons.schema["reasons"] == pl.List(pl.String)
     assert add_reasons(cases.clear(), explained.clear()).schema == with_reasons.schema

@@ -52,8 +52,9 @@ def test_exponential_tail_probability_is_close() -> None:
 def test_atoms_count_as_at_least_as_strange() -> None:
     x = np.array([0.0] * 500 + [1.0] * 300 + [2.0] * 199 + [9.0])
     calibrator = TailCalibrator().fit(x)
-    np.testing.assert_allclose(calibrator.p_values([-5.0, 0.0, 0.5, 1.0, 2.0]),
-                               np.array([1001, 1001, 501, 501, 201]) / 1001)
+    np.testing.assert_allclose(
+        calibrator.p_values([-5.0, 0.0, 0.5, 1.0, 2.0]), np.array([1001, 1001, 501, 501, 201]) / 1001
+    )
 
 
 def test_atoms_in_a_large_sample_never_overstate() -> None:

@@ -354,6 +354,7 @@ def test_help_teaches_and_loads_nothing_heavy() -> None:
         assert f"  anomaly {verb} " in run(verb, "--help").stdout
 
 
+@pytest.mark.skipif(os.name == "nt", reason="a signal to one process alone")
 def test_ctrl_c_keeps_the_best_epoch(chain: Chain, here: Path) -> None:
     """In a process of its own: each model is interrupted after its first epoch, and the detector is saved."""
     command = [sys.executable, "-m", "anomaly", "fit", str(chain.events), "--schema", str(chain.schema), "--json"]

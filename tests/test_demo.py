@@ -25,7 +25,8 @@ def test_the_demo_writes_a_page_and_figures(tmp_path: Path, capsys: pytest.Captu
     assert kinds
     assert all(f"{scorer}.{kind}.recall50" in figures for scorer in demo.SCORERS for kind in kinds)
     assert figures["history"] > figures["scored"] > figures["frauds"] > 0
-    assert 0 < figures["cases.with_fraud"] <= figures["cases"]
+    assert 0 < figures["cases_with_fraud"] <= figures["cases"]
+    assert 0 < figures["customers_caught"] <= figures["customers_defrauded"] < figures["frauds"]
     assert f"{figures['cases']} cases" in told
     assert all(kind in told for kind in kinds)
 

@@ -24,8 +24,9 @@ from anomaly.evaluation import (
     rule_ratio,
 )
 
-rankings = st.lists(st.tuples(st.sampled_from([-1e300, -2.0, 0.0, 0.1, 0.5, 3.0, 1e300]), st.booleans()), min_size=2,
-                    max_size=60)
+rankings = st.lists(
+    st.tuples(st.sampled_from([-1e300, -2.0, 0.0, 0.1, 0.5, 3.0, 1e300]), st.booleans()), min_size=2, max_size=60
+)
 
 
 @settings(max_examples=40, deadline=None)
@@ -82,14 +83,17 @@ SCORES = np.array([9.0, 2.0, 8.0, 7.0, 1.0, 9.0, 5.0, 6.0])
 FRAUD = np.array([1, 0, 0, 0, 1, 1, 1, 0])
 
 
-@pytest.mark.parametrize(("k", "drop", "expected"), [
-    (1, True, [1 / 1, 0 / 1]),   # card 1 is found on day 0; on day 1 card 3 is on top
-    (1, False, [1 / 1, 1 / 1]),
-    (2, True, [1 / 2, 1 / 2]),   # day 0: cards 1, 2; day 1, without card 1: cards 3, 2
-    (2, False, [1 / 2, 1 / 2]),  # day 1: cards 1, 3
-    (3, True, [2 / 3, 1 / 3]),   # day 0: cards 1, 2, 3; day 1: only card 2 is left, out of k = 3
-    (100, False, [2 / 100, 2 / 100]),
-])
+@pytest.mark.parametrize(
+    ("k", "drop", "expected"),
+    [
+        (1, True, [1 / 1, 0 / 1]),  # card 1 is found on day 0; on day 1 card 3 is on top
+        (1, False, [1 / 1, 1 / 1]),
+        (2, True, [1 / 2, 1 / 2]),  # day 0: cards 1, 2; day 1, without card 1: cards 3, 2
+        (2, False, [1 / 2, 1 / 2]),  # day 1: cards 1, 3
+        (3, True, [2 / 3, 1 / 3]),  # day 0: cards 1, 2, 3; day 1: only card 2 is left, out of k = 3
+        (100, False, [2 / 100, 2 / 100]),
+    ],
+)
 def test_card_precision_by_hand(k: int, drop: bool, expected: list[float]) -> None:
     for order in (np.arange(8), np.arange(8)[::-1], np.random.default_rng(1).permutation(8)):
         days, precision = card_precision_by_day(DAYS[order], CARDS[order], SCORES[order], FRAUD[order], k, drop)
@@ -105,8 +109,9 @@ def test_a_card_missed_on_its_day_stays_in() -> None:
     np.testing.assert_array_equal(precision, [0.0, 1.0])
 
 
-def handbook(day: NDArray[np.int64], card: NDArray[np.int64], score: NDArray[np.float64], fraud: NDArray[np.bool_],
-             k: int) -> float:
+def handbook(
+    day: NDArray[np.int64], card: NDArray[np.int64], score: NDArray[np.float64], fraud: NDArray[np.bool_], k: int
+) -> float:
     """The Handbook's definition, a card at a time."""
     detected: set[int] = set()
     shares = []
@@ -178,20 +183,23 @@ def test_rule_ratio_is_fast(entities: int) -> None:
     assert ratio[-1] == pytest.approx(amount[-1] / np.median(amount[last[:-1]]))
 
 
-@pytest.mark.parametrize("call", [
-    lambda: roc_auc([1.0, np.nan], [0, 1]),
-    lambda: roc_auc([1.0, 2.0], [1, 1]),
-    lambda: roc_auc([1.0, 2.0], [0, 0]),
-    lambda: roc_auc([1.0, 2.0], [0, 2]),
-    lambda: roc_auc([1.0, 2.0], [0, np.nan]),
-    lambda: average_precision([1.0, 2.0], [0, 0]),
-    lambda: average_precision([1.0, 2.0], [0]),
-    lambda: per_kind([1.0, 2.0], [0, 1], ["a"]),
-    lambda: card_precision_at_k([0], [0], [1.0], [1], k=0),
-    lambda: card_precision_at_k([], [], [], []),
-    lambda: recall_at_budget([0.0], [1.0], [1], 0),
-    lambda: rule_ratio([0], [1.0, 2.0], [0.0]),
-])
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: roc_auc([1.0, np.nan], [0, 1]),
+        lambda: roc_auc([1.0, 2.0], [1, 1]),
+        lambda: roc_auc([1.0, 2.0], [0, 0]),
+        lambda: roc_auc([1.0, 2.0], [0, 2]),
+        lambda: roc_auc([1.0, 2.0], [0, np.nan]),
+        lambda: average_precision([1.0, 2.0], [0, 0]),
+        lambda: average_precision([1.0, 2.0], [0]),
+        lambda: per_kind([1.0, 2.0], [0, 1], ["a"]),
+        lambda: card_precision_at_k([0], [0], [1.0], [1], k=0),
+        lambda: card_precision_at_k([], [], [], []),
+        lambda: recall_at_budget([0.0], [1.0], [1], 0),
+        lambda: rule_ratio([0], [1.0, 2.0], [0.0]),
+    ],
+)
 def test_bad_input_is_refused(call: Callable[[], object]) -> None:
     with pytest.raises(ParameterError, match="expected"):
         call()

@@ -31,8 +31,9 @@ def test_the_figures_are_those_of_the_reports() -> None:
 
 def test_figures_are_written_between_the_markers(tmp_path: Path) -> None:
     figures = {f"{scorer}.{key}": 0.5 for scorer in ("amount", "both") for key in ("auc", "ap", "drip.recall50")}
-    counts = {"scored": 1200, "history": 3000, "frauds": 12, "cases": 9, "cases.with_fraud": 4}
-    more = {"base_rate": 0.01, "fit.seconds": 12.3, "score.events_per_second": 45678.9}
+    counts = {"scored": 1200, "history": 3000, "frauds": 12, "cases": 9, "cases_with_fraud": 4}
+    counts |= {"customers_caught": 3, "customers_defrauded": 5}
+    more = {"base_rate": 0.01, "fit.seconds": 12.3, "score.seconds": 0.5}
     machine = {"cores": 2, "cpu": "Some CPU", "memory_gib": 8.0, "python": "3.12.1"}
     content = {"command": "python3 scripts/demo.py", "machine": machine, "figures": {**figures, **counts, **more}}
     (tmp_path / "demo").mkdir()

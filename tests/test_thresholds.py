@@ -74,8 +74,10 @@ def test_budget_is_met(per_day: float) -> None:
 def test_budget_holds_on_fresh_days() -> None:
     rule = Budget(40).fit(*held_out(seed=1))
     p, time, entity = held_out(seed=2)
-    daily = [count_cases(time[day], entity[day], rule.decide(p[day]), 24.0)
-             for day in (np.floor(time / DAY) == d for d in range(20))]
+    daily = [
+        count_cases(time[day], entity[day], rule.decide(p[day]), 24.0)
+        for day in (np.floor(time / DAY) == d for d in range(20))
+    ]
     inside = np.mean([rule.low <= cases <= rule.high for cases in daily])
     assert inside >= 0.75
     assert np.mean(daily) == pytest.approx(40, rel=0.15)
@@ -142,8 +144,11 @@ def test_false_discovery_rate_keeps_q() -> None:
 def test_nan_never_alerts_and_does_not_count() -> None:
     p, time, entity = held_out(n=5_000)
     full = Budget(20).fit(p, time, entity)
-    padded = Budget(20).fit(np.concatenate([p, np.full(999, np.nan)]), np.concatenate([time, np.zeros(999)]),
-                            np.concatenate([entity, np.zeros(999)]))
+    padded = Budget(20).fit(
+        np.concatenate([p, np.full(999, np.nan)]),
+        np.concatenate([time, np.zeros(999)]),
+        np.concatenate([entity, np.zeros(999)]),
+    )
     assert padded.threshold_ == full.threshold_
     for rule in (full, FalseAlertRate(0.5).fit(p, time, entity), FalseDiscoveryRate(0.5).fit(p, time, entity)):
         assert not rule.decide([np.nan])[0]
@@ -176,14 +181,28 @@ def test_description_is_for_people(rule: Threshold) -> None:
 
 def test_descriptions_read_well() -> None:
     p, time, entity = held_out()
-    assert FalseAlertRate(0.0004).fit(p, time, entity).describe().startswith(
-        "Alerts on 1 in 2,500 normal events (p <= 0.0004): ")
+    assert (
+        FalseAlertRate(0.0004)
+        .fit(p, time, entity)
+        .describe()
+        .startswith("Alerts on 1 in 2,500 normal events (p <= 0.0004): ")
+    )
     assert FalseAlertRate(0.25).fit(p, time, entity).describe().startswith("Alerts on 25 % of the normal events")
 
 
-@pytest.mark.parametrize("rule", [FalseAlertRate(0.0), FalseAlertRate(1.0), Budget(0), Budget(float("inf")),
-                                  Budget(float("nan")), FalseDiscoveryRate(0), FalseDiscoveryRate(1.5),
-                                  Budget(5, cooldown_hours=-1)])
+@pytest.mark.parametrize(
+    "rule",
+    [
+        FalseAlertRate(0.0),
+        FalseAlertRate(1.0),
+        Budget(0),
+        Budget(float("inf")),
+        Budget(float("nan")),
+        FalseDiscoveryRate(0),
+        FalseDiscoveryRate(1.5),
+        Budget(5, cooldown_hours=-1),
+    ],
+)
 def test_parameters_are_checked_in_fit(rule: Threshold) -> None:
     with pytest.raises(ParameterError, match="expected"):
         rule.fit(*held_out(n=100))
@@ -191,8 +210,14 @@ def test_parameters_are_checked_in_fit(rule: Threshold) -> None:
 
 def test_bad_input_is_refused() -> None:
     p, time, entity = held_out(n=100)
-    for wrong in (([], [], []), ([np.nan], [0.0], [0]), (p, time[:-1], entity), (p + 1, time, entity),
-                  (p, time * np.nan, entity), (p.reshape(10, 10), time, entity)):
+    for wrong in (
+        ([], [], []),
+        ([np.nan], [0.0], [0]),
+        (p, time[:-1], entity),
+        (p + 1, time, entity),
+        (p, time * np.nan, entity),
+        (p.reshape(10, 10), time, entity),
+    ):
         with pytest.raises(ParameterError):
             FalseAlertRate(0.1).fit(*wrong)
     with pytest.raises(ParameterError, match="one length"):

@@ -1,0 +1,242 @@
+"""Stream: events pushed one by one get the scores that the table gets, and what is refused leaves no trace."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+
+from anomaly.detector import Detector
+from anomaly.errors import InputError, NotFittedError, OrderError
+from anomaly.ingest import read_events
+from anomaly.schema import NumericField, Place, Schema
+from anomaly.stream import Stream
+from conftest import UNTIDY_SPLIT, agree
+from oracles import UNTIDY_SCHEMA, untidy_table
+
+Untidy = Callable[[float | None], Detector]
+
+AMOUNT = NumericField(name="amount", tail="upper")
+VALUE = NumericField(name="value", scale="linear", tail="both")
+
+
+def pushed(stream: Stream, table: pl.DataFrame, time: str) -> pl.DataFrame:
+    """What the stream says of the rows, in the order of time, as a table in the order of the input."""
+    rows = table.with_row_index("row").sort(time, "row", maintain_order=True)
+    return pl.DataFrame([{"row": row["row"], **stream.push(row)} for row in rows.iter_rows(named=True)]).sort("row")
+
+
+def same(detector: Detector, table: pl.DataFrame, time: str) -> pl.DataFrame:
+    """Push the rows, and compare with the scores of the table."""
+    streamed, scored = pushed(Stream(detector), table, time), detector.score(table)
+    assert streamed["row"].to_list() == scored["row"].to_list()
+    agree(streamed, scored, "row", detector.fitted_["held_out"])
+    return streamed
+
+
+def simple_table(events: int = 160, entities: int = 4, seed: int = 0) -> pl.DataFrame:
+    draw = np.random.default_rng(seed)
+    seconds = np.sort(draw.integers(0, 20 * 86_400, events))
+    return pl.DataFrame({
+        "at": 1_700_000_000.0 + seconds,
+        "card": [f"K{draw.integers(entities)}" for _ in range(events)],
+        "amount": np.round(np.exp(draw.normal(3, 1, events)), 2),
+        "value": draw.normal(size=events),
+        "merchant": [("shop", "fuel", "web")[draw.integers(3)] for _ in range(events)],
+        "channel": [("chip", "web")[draw.integers(2)] for _ in range(events)],
+        "latitude": 50 + draw.random(events),
+        "longitude": draw.random(events),
+    })  # fmt: skip
+
+
+SCHEMAS: Mapping[str, Schema] = {
+    "one sequence, numbers": Schema(time="at", numeric=(AMOUNT, VALUE)),
+    "time alone": Schema(time="at", entity=("card",)),
+    "categories alone": Schema(time="at", entity=("card",), categorical=("merchant", "channel")),
+    "places": Schema(
+        time="at", entity=("card",), numeric=(AMOUNT,), place=Place(latitude="latitude", longitude="longitude")
+    ),
+    "a zone with summer time": Schema(
+        time="at", entity=("card",), numeric=(AMOUNT,), categorical=("merchant",), time_zone="Europe/Berlin"
+    ),
+}
+
+
+@pytest.mark.parametrize("hours", [0.0, None, 24.0 * 60], ids=["no quarantine", "default", "long"])
+def test_a_stream_of_untidy_events_gets_the_scores_of_the_table(
+    untidy_detector: Untidy, untidy: pl.DataFrame, hours: float | None
+) -> None:
+    detector = untidy_detector(hours)
+    assert set(same(detector, untidy, "at")["status"]) == {"ok", "learning", "unseen", "incomplete"}
+
+
+@pytest.mark.parametrize("name", list(SCHEMAS))
+def test_a_stream_of_any_schema_gets_the_scores_of_the_table(name: str) -> None:
+    table = simple_table()
+    if name == "a zone with summer time":  # 29 October 2023, 03:00 -> 02:00
+        table = table.with_columns(pl.col("at") - 1_700_000_000.0 + datetime(2023, 10, 20, tzinfo=UTC).timestamp())
+    schema = SCHEMAS[name]
+    detector = Detector(schema, hidden=4, epochs=1).fit(table, progress=False)
+    same(detector, table, "at")
+
+
+def test_a_stream_of_payments_gets_the_scores_of_the_table(detector: Detector, payments: pl.DataFrame) -> None:
+    few = payments.filter(pl.col("customer_id").is_in(["C01", "C02", "C40"])).head(200)
+    same(detector, few, "time")
+
+
+def test_a_stream_survives_a_monstrous_amount() -> None:
+    table = simple_table(120, 2)
+    schema = Schema(time="at", entity=("card",), numeric=(AMOUNT, VALUE))
+    detector = Detector(schema, hidden=4, epochs=1, quarantine_hours=24).fit(table, progress=False)
+    at = pl.int_range(pl.len())
+    wild = table.with_columns(
+        amount=pl.when(at == 30).then(4.2e18).when(at == 60).then(-1.7e308).otherwise("amount"),
+        value=pl.when(at == 40).then(1.7e308).otherwise("value"),
+    )
+    same(detector, wild, "at")
+
+
+def test_events_as_text_are_read_as_in_a_table(untidy_detector: Untidy, untidy: pl.DataFrame) -> None:
+    detector = untidy_detector(None)
+    few = untidy.filter(card="K1").sort("at")
+    text = few.with_columns(pl.col("at").dt.strftime("%Y-%m-%dT%H:%M:%SZ"), pl.col("amount", "lat").cast(pl.String))
+    found = [Stream(detector), Stream(detector)]
+    for row, words in zip(few.iter_rows(named=True), text.iter_rows(named=True), strict=True):
+        assert found[0].push(row) == found[1].push(words)
+
+
+def test_the_entities_of_a_stream_do_not_know_of_each_other(untidy_detector: Untidy, untidy: pl.DataFrame) -> None:
+    detector = untidy_detector(None)
+    mine = untidy.filter(card="K2").sort("at")
+    alone = [Stream(detector).push(mine.row(0, named=True))]
+    stream, both = Stream(detector), []
+    for row in mine.iter_rows(named=True):
+        stream.push(row | {"card": "other", "amount": 1e18})
+        both.append(stream.push(row))
+        stream.push(row | {"bank": "other", "amount": -5.0})
+    assert both[0] == alone[0]
+    assert len(stream) == 3
+    lone = Stream(detector)
+    assert [lone.push(row) for row in mine.iter_rows(named=True)] == both
+
+
+def test_an_event_out_of_order_is_refused_and_forgotten(untidy_detector: Untidy, untidy: pl.DataFrame) -> None:
+    detector = untidy_detector(None)
+    rows = list(untidy.filter(card="K4").sort("at").iter_rows(named=True))
+    late = rows[10] | {"at": rows[10]["at"] - timedelta(seconds=1), "amount": 1e6, "merchant": "new"}
+    plain, disturbed = Stream(detector), Stream(detector)
+    for at, row in enumerate(rows):
+        expected = plain.push(row)
+        assert disturbed.push(row) == expected
+        if at >= 10:
+            with pytest.raises(OrderError, match=r"K4.*older") as caught:
+                disturbed.push(late | {"at": row["at"] - timedelta(seconds=1)})
+            assert isinstance(caught.value, ValueError)
+    assert len(disturbed) == 1
+
+
+def test_an_event_of_the_same_time_is_in_order(untidy_detector: Untidy, untidy: pl.DataFrame) -> None:
+    stream = Stream(untidy_detector(None))
+    row = untidy.row(0, named=True)
+    for _ in range(3):
+        stream.push(row)
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [{"at": None}, {"at": "soon"}, {"card": None}, {"amount": "a lot"}, {"lat": "95.0"}, {"balance": "inf"}],
+)
+def test_what_a_table_would_reject_is_refused_for_the_same_reason_and_forgotten(
+    untidy_detector: Untidy, untidy: pl.DataFrame, fault: dict[str, Any]
+) -> None:
+    detector = untidy_detector(None)
+    rows = list(untidy.filter(card="K5").sort("at").iter_rows(named=True))[:8]
+    bad = rows[4] | fault
+    stream, plain = Stream(detector), Stream(detector)
+    for at, row in enumerate(rows):
+        if at == 4:
+            table = pl.DataFrame([{name: None if value is None else str(value) for name, value in bad.items()}])
+            reason = read_events(table, UNTIDY_SCHEMA).rejects["reason"][0]
+            with pytest.raises(InputError) as caught:
+                stream.push(bad)
+            assert str(caught.value) == reason
+        assert stream.push(row) == plain.push(row)
+
+
+def test_a_refused_first_event_makes_no_entity(untidy_detector: Untidy, untidy: pl.DataFrame) -> None:
+    stream = Stream(untidy_detector(None))
+    with pytest.raises(InputError):
+        stream.push(untidy.row(0, named=True) | {"at": "never"})
+    assert len(stream) == 0
+
+
+def test_a_stream_needs_a_fitted_detector() -> None:
+    with pytest.raises(NotFittedError, match="fit"):
+        Stream(Detector(UNTIDY_SCHEMA))
+
+
+def test_a_stream_changes_nothing_of_its_detector(untidy_detector: Untidy, untidy: pl.DataFrame) -> None:
+    detector = untidy_detector(0.0)
+    before = [{name: value.clone() for name, value in model.arrays().items()} for model in detector.models_]
+    stream = Stream(detector)
+    for row in untidy.sort("at").head(40).iter_rows(named=True):
+        stream.push(row)
+    after = [model.arrays() for model in detector.models_]
+    assert all(bool((a[name] == b[name]).all()) for a, b in zip(after, before, strict=True) for name in b)
+
+
+def test_a_saved_detector_streams_the_same_scores(untidy_detector: Untidy, untidy: pl.DataFrame, tmp_path: Any) -> None:
+    detector = untidy_detector(None)
+    again = Stream(Detector.load(detector.save(tmp_path / "saved")))
+    stream = Stream(detector)
+    for row in untidy.sort("at").head(60).iter_rows(named=True):
+        assert stream.push(row) == again.push(row)
+
+
+def test_the_state_of_an_entity_does_not_grow_with_its_history() -> None:
+    """Events of one card that meets no new merchant: after three hundred the state is that after a hundred."""
+    schema = Schema(time="at", entity=("card",), numeric=(AMOUNT,), categorical=("merchant",))
+    detector = Detector(schema, hidden=4, epochs=1, quarantine_hours=48).fit(simple_table(), progress=False)
+    stream, sizes = Stream(detector), {}
+    for at in range(300):
+        stream.push({"at": 1_700_000_000 + at * 36_000, "card": "K1", "amount": 5.0, "merchant": "shop"})
+        sizes[at] = size_of(vars(stream)["_entities"]) if at in (99, 299) else 0
+    assert sizes[299] <= 1.1 * sizes[99]
+
+
+def size_of(value: Any) -> int:
+    """Bytes of a value and all that it holds."""
+    if isinstance(value, Mapping):
+        return sys.getsizeof(value) + sum(size_of(one) for one in value.values())
+    if isinstance(value, np.ndarray):
+        return int(value.nbytes)
+    if hasattr(value, "numel"):
+        return int(value.numel()) * 4
+    if hasattr(value, "__dict__"):
+        return size_of(vars(value))
+    if isinstance(value, list | tuple | set) or type(value).__name__ == "deque":
+        return sum(map(size_of, value))
+    return sys.getsizeof(value)
+
+
+def test_other_columns_are_ignored_and_absent_ones_are_missing(untidy_detector: Untidy, untidy: pl.DataFrame) -> None:
+    detector = untidy_detector(None)
+    row = next(row for row in untidy.iter_rows(named=True) if None not in row.values())
+    plain = Stream(detector).push(row)
+    assert Stream(detector).push(row | {"remark": object(), "is_fraud": 1}) == plain
+    assert plain["status"] == "learning"
+    holed = Stream(detector).push({name: value for name, value in row.items() if name != "tip"})
+    assert holed["status"] == "incomplete"
+    assert set(holed) == {"p_value", "score", "surprise", "status", "p_autoencoder", "p_forecaster"}
+
+
+def test_the_split_of_the_untidy_table_leaves_entities_unseen() -> None:
+    table = untidy_table()
+    since = pl.lit(UNTIDY_SPLIT).str.to_datetime(time_zone="UTC", time_unit="us")
+    assert table.group_by("card").agg(new=pl.col("at").min() >= since)["new"].sum() == 2
