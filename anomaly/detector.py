@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import platform
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, date, datetime
 from importlib.metadata import version
@@ -19,7 +20,7 @@ from anomaly.alerts import add_reasons, build_cases, duration_text
 from anomaly.artifacts import Arrays, pack_text, read_artifact, unpack_text, write_artifact
 from anomaly.calibration import TailCalibrator
 from anomaly.digest import Source, calibration_check, money_field, report_data
-from anomaly.errors import InputError, NotFittedError, ParameterError
+from anomaly.errors import ArtifactError, InputError, NotFittedError, ParameterError, SchemaError
 from anomaly.evidence import combine_fields
 from anomaly.explain import expected_range, explain
 from anomaly.features import Encoder, raw_numbers
@@ -139,11 +140,12 @@ class Detector:
         end = as_seconds(until)
         frame = read.frame if end is None else read.frame.filter(pl.col("time") < end)
         train, stop, held = split(frame["time"].to_numpy())
+        self.models_ = ()  # a fit that breaks off leaves no half of a detector
         self.encoder_ = Encoder(self.schema).fit(frame, train)
         sequences = self.encoder_.transform(frame)
         self.quarantine_ = self._quarantine(frame, train)
-        self.models_ = self._make_models()
-        for model in self.models_:
+        models = self._make_models()
+        for model in models:
             with TrainingBar(model.name, show=progress) as bar:
                 model.fit(
                     sequences,
@@ -155,6 +157,7 @@ class Detector:
                     checkpoint=None if checkpoint is None else Path(checkpoint) / f"{model.name}.safetensors",
                     resume=resume,
                 )
+        self.models_ = models
         self._calibrate(sequences, held)
         self.known_ = sequences.entity
         time = frame["time"]
@@ -197,6 +200,8 @@ class Detector:
         start = as_seconds(since)
         sequences = self.encoder_.transform(read.frame)
         mask = np.ones(len(sequences), dtype=bool) if start is None else sequences.time >= start
+        if not len(sequences):
+            raise InputError("score: no event is left, since every row was rejected; read_events tells why")
         if not mask.any():
             raise InputError(f"score: no event at or after {since}; the last one is of {_text(sequences.time.max())}")
         errors = [model.errors(sequences, mask) for model in self.models_]
@@ -360,6 +365,18 @@ class Detector:
             If the format is unknown, or a part is missing or was changed (named in the message).
         """
         manifest, parts = read_artifact(folder)
+        try:
+            return cls._restored(manifest, parts, device)
+        except (ArtifactError, ParameterError):
+            raise
+        except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
+            reason = f"{type(error).__name__}: {str(error)[:300]}"
+            raise ArtifactError(
+                f"load: the manifest and the parts in {folder} do not fit together ({reason})"
+            ) from None
+
+    @classmethod
+    def _restored(cls, manifest: Mapping[str, Any], parts: Mapping[str, Arrays], device: str | None) -> Detector:
         detector = cls(Schema.model_validate(manifest["schema"]), **manifest["parameters"], device=device)
         detector.encoder_ = Encoder.from_dict(detector.schema, manifest["encoder"])
         detector.quarantine_ = manifest["quarantine_seconds"]
@@ -514,7 +531,11 @@ class Detector:
 
 def as_events(events: Any, schema: Schema) -> Events:
     """Return `events` if they are Events already, else read them."""
-    return events if isinstance(events, Events) else read_events(events, schema)
+    if not isinstance(events, Events):
+        return read_events(events, schema)
+    if events.schema.model_copy(update={"label": schema.label}) != schema:
+        raise SchemaError("these events were read with another schema than the detector's; read them with its own")
+    return events
 
 
 def as_seconds(when: When) -> float | None:
@@ -525,15 +546,16 @@ def as_seconds(when: When) -> float | None:
     >>> as_seconds("1970-01-02")
     86400.0
     """
-    if when is None or isinstance(when, int | float):
+    if when is None or (isinstance(when, int | float) and np.isfinite(when)):
         return when
+    said = when
     if isinstance(when, str):
-        try:
+        with suppress(ValueError):
             when = datetime.fromisoformat(when)
-        except ValueError:
-            raise ParameterError(f"time {when!r} is not like 2024-01-31 or 2024-01-31T12:00:00+01:00") from None
-    elif not isinstance(when, datetime):
+    elif isinstance(when, date) and not isinstance(when, datetime):
         when = datetime(when.year, when.month, when.day, tzinfo=UTC)
+    if not isinstance(when, datetime):
+        raise ParameterError(f"time {said!r} is not like 2024-01-31 or 2024-01-31T12:00:00+01:00")
     return (when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp()
 
 

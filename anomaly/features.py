@@ -40,7 +40,19 @@ LARGEST_AMOUNT = 1e300  # as much of an amount enters a sum, so that no sum is i
 FARTHEST = 1e4  # encoded numbers lie within this: a marker like 1.8e308 is no infinity, and 0.01 still counts
 CIRCLES: Mapping[str, float] = {"hour": 86400.0, "weekday": 604800.0}
 MONDAY = 4 * 86400.0  # 1970-01-05, the first Monday of the epoch
-DERIVED = ("time:", "count:", "sum:", "place:", "circle:", "clock:", "first:", "changed:")
+DERIVED = ("time:", "count:", "sum:", "place:", "circle:", "clock:", "first:", "changed:", "field:")
+SCORE_COLUMNS = (
+    "row",
+    "time",
+    "p_value",
+    "score",
+    "surprise",
+    "status",
+    "p_autoencoder",
+    "p_forecaster",
+    "alerting",
+    "reasons",
+)
 UNSEEN, MISSING, FIRST_CODE = 0, 1, 2
 NO, YES = FIRST_CODE, FIRST_CODE + 1
 
@@ -161,7 +173,7 @@ class Encoder:
         chosen = np.ones(len(frame), dtype=bool) if mask is None else mask
         if not chosen.any():
             raise ParameterError("Encoder.fit: the mask selects no event to learn from; give a later `until`")
-        refuse_derived_names(self.schema)
+        refuse_names(self.schema)
         raw = raw_numbers(frame, self.schema)
         columns = [self._numeric_column(name, values[chosen]) for name, values in raw.items()]
         self.columns_ = (*columns, *self._category_columns(frame.filter(pl.Series(chosen))))
@@ -267,13 +279,17 @@ class Encoder:
         return codes
 
 
-def refuse_derived_names(schema: Schema) -> None:
-    """Raise SchemaError if a field is named like a derived column."""
+def refuse_names(schema: Schema) -> None:
+    """Raise SchemaError if a field is named like a derived column, or any column like one of the score table."""
     for name in (*(field.name for field in schema.numeric), *schema.categorical):
         if name.startswith(DERIVED):
             raise SchemaError(
                 f"Encoder: the field {name!r} begins like a derived column ({', '.join(DERIVED)}); rename it"
             )
+    shown = [*schema.entity, schema.event_id, *(field.name for field in schema.numeric), *schema.categorical]
+    for name in shown:
+        if name in SCORE_COLUMNS:
+            raise SchemaError(f"Encoder: the score table has a column {name!r} of its own; rename it in your table")
 
 
 def entity_offsets(entity: pl.Series) -> NDArray[np.int64]:
@@ -366,7 +382,7 @@ def _scaled(column: Column, values: Float) -> Column:
     transformed = column.encode(values)
     low, center, high = np.quantile(transformed, [0.25, 0.5, 0.75])
     # 1.349 = interquartile range of a standard normal. Half of the values may be equal: fall back on the spread.
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore", invalid="ignore"):
         scale = next(one for one in ((high - low) / 1.349, transformed.std(), 1.0) if 0 < one < np.inf)
     return Column(**{**asdict(column), "center": float(center), "scale": float(scale)})
 

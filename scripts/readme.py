@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -48,8 +49,12 @@ def block(name: str, numbers: Path) -> str:
     content: dict[str, Any] = json.loads(numbers.read_text(encoding="utf-8"))
     told = "Made by `{command}` on {cores} cores of {cpu}, {memory_gib} GiB, Python {python}."
     made = told.format_map({"memory_gib": "?", **content["machine"], "command": content["command"]})
-    text = BLOCKS[name](content["figures"])
-    return f"\n{text}\n\n{made}\n\n"
+    paragraphs = [*BLOCKS[name](content["figures"]).split("\n\n"), made]
+    return "\n" + "".join(f"{_wrapped(paragraph)}\n\n" for paragraph in paragraphs)
+
+
+def _wrapped(paragraph: str) -> str:
+    return paragraph if paragraph.startswith("|") else textwrap.fill(paragraph, 120, break_on_hyphens=False)
 
 
 def demo(figures: Figures) -> str:
@@ -65,8 +70,20 @@ def demo(figures: Figures) -> str:
         f"{figures['cases_with_fraud']:,} of {figures['cases']:,} cases hold fraud, and they catch "
         f"{figures['customers_caught']:,} of {figures['customers_defrauded']:,} defrauded customers. The fit took "
         f"{figures['fit.seconds']:,.0f} s, scoring {figures['score.seconds']:,.0f} s."
-        "\n\n" + compared(figures, ("amount", "ratio", "autoencoder", "forecaster", "both"), lines)
+        f"{_rules_win(figures, kinds)}\n\n"
+        + compared(figures, ("amount", "ratio", "autoencoder", "forecaster", "both"), lines)
     )
+
+
+def _rules_win(figures: Figures, kinds: Sequence[str]) -> str:
+    """Name the kinds of which a rule finds more than any model."""
+
+    def best(kind: str, scorers: Sequence[str]) -> float:
+        return max(figures.get(f"{scorer}.{kind}.recall50", 0.0) for scorer in scorers)
+
+    models = ("autoencoder", "forecaster", "both")
+    won = [kind.replace("_", " ") for kind in kinds if best(kind, ("amount", "ratio")) > best(kind, models)]
+    return f" A rule finds more than any model of: {', '.join(won)}." if won else ""
 
 
 def handbook(figures: Figures) -> str:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import polars as pl
 import pytest
+from hypothesis import settings
 from oracles import UNTIDY_SCHEMA, untidy_table
 
 from anomaly.features import Column, Encoder
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
     from anomaly.detector import Detector
     from anomaly.models.base import SequenceModel
     from anomaly.models.training import Mask
+
+settings.register_profile("repeatable", derandomize=True, deadline=None)
+settings.load_profile("repeatable")
 
 SPLIT = "2024-02-10"  # what is before it trains, the rest is scored
 UNTIDY_SPLIT = "2024-03-16"

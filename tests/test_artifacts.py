@@ -247,7 +247,7 @@ def test_a_part_of_another_detector_is_refused(
     file = parts[1]["forecaster"]["file"]
     (mine / file).write_bytes((other / file).read_bytes())
     edited(mine, parts=parts[0] | {"forecaster": parts[1]["forecaster"]})
-    with pytest.raises(ArtifactError, match="forecaster"):
+    with pytest.raises(ArtifactError, match="do not fit together"):
         Detector.load(mine)
     edited(mine, parts={name: part for name, part in parts[0].items() if name != "forecaster"})
     with pytest.raises(ArtifactError, match="forecaster"):

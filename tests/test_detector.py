@@ -285,7 +285,7 @@ def test_events_read_before_score_like_the_table(whole: Detector, little: pl.Dat
     ],
 )
 def test_parameters_out_of_range_are_refused(little: pl.DataFrame, options: dict[str, Any]) -> None:
-    with pytest.raises(ParameterError, match=next(iter(options))):
+    with pytest.raises(ParameterError, match=next(iter(options)).removesuffix("_hours")):
         small(**options).fit(little, progress=False)
 
 

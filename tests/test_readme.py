@@ -50,6 +50,26 @@ def test_figures_are_written_between_the_markers(tmp_path: Path) -> None:
     assert readme.refreshed(new, tmp_path) == new
 
 
+def test_rules_that_win_are_named() -> None:
+    figures = {"amount.drip.recall50": 0.4, "both.drip.recall50": 0.3, "both.bust_out.recall50": 0.3}
+    assert readme._rules_win(figures, ["bust_out", "drip"]) == " A rule finds more than any model of: drip."
+    assert readme._rules_win(figures, ["bust_out"]) == ""
+
+
+@pytest.mark.parametrize("name", ["handbook", "nab"])
+def test_every_measuring_script_has_its_block(tmp_path: Path, name: str) -> None:
+    counts = {"score.events": 1000, "frauds": 10, "base_rate": 0.01, "windows": 12}
+    keys = ("auc", "ap", "cp100", "s1.auc", "s3.ap", "mean.auc", "mean.ap", "windows_found")
+    figures = {f"{scorer}.{key}": 0.25 for scorer in ("amount", "zscore", "both") for key in keys}
+    machine = {"cores": 2, "cpu": "Some CPU", "python": "3.12.1"}
+    content = {"command": f"python scripts/{name}.py data", "machine": machine, "figures": {**figures, **counts}}
+    (tmp_path / "numbers.json").write_text(json.dumps(content), encoding="utf-8")
+    text = readme.block(name, tmp_path / "numbers.json")
+    assert "0.250 |" in text
+    assert f"Made by `python scripts/{name}.py data` on 2 cores of Some CPU, ? GiB" in text
+    assert max(map(len, text.splitlines())) <= 120
+
+
 def test_the_python_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As written, but for the size of the data and of the models."""
     monkeypatch.chdir(tmp_path)

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from anomaly.errors import NotFittedError
+from anomaly.errors import NotFittedError, ParameterError
 from anomaly.features import Column
 from anomaly.models.batches import Table
 from anomaly.models.heads import FieldSet, Prediction
@@ -85,6 +85,7 @@ class SequenceModel:
         resume: bool = False,
     ) -> SequenceModel:
         """Train on the events of `train`, stop on those of `valid` (both (N,) bool); returns self."""
+        self._check()
         self.prepare(numeric, category)
         trainer = Trainer(
             self._network(),
@@ -98,6 +99,12 @@ class SequenceModel:
         )
         self.run_ = trainer.fit(progress=progress, checkpoint=checkpoint, resume=resume)
         return self
+
+    def _check(self) -> None:
+        for name, least in (("hidden", 1), ("quarantine", 0), ("seed", 0)):
+            value = getattr(self, name)
+            if not least <= value < float("inf"):
+                raise ParameterError(f"{type(self).__name__}: {name} must be at least {least}, got {value!r}")
 
     @property
     def fields(self) -> FieldSet:

@@ -296,7 +296,11 @@ def autocast(device: torch.device) -> Any:
 def choose_device(name: str | None = None) -> torch.device:
     """The device to work on: CUDA if there is one, else MPS, else the CPU; or the one named."""
     if name is not None:
-        return torch.device(name)
+        try:
+            return torch.empty(0, device=name).device
+        except (AssertionError, NotImplementedError, RuntimeError) as error:
+            reason = str(error).partition("\n")[0]
+            raise ParameterError(f"device {name!r} cannot be used here: {reason}") from None
     if torch.cuda.is_available():
         return torch.device("cuda")
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
