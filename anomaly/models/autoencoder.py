@@ -68,7 +68,7 @@ class AutoencoderNetwork(Network):
         """Loss of rebuilding the remembered events, newest first, for a sample of the events."""
         if not self.steps:
             return memory.new_zeros(())
-        chosen = torch.arange(0, len(index), 4, device=index.device)
+        chosen = torch.arange(0, len(index), 8, device=index.device)
         index, memory = index[chosen], memory[chosen]
         events = Events.pick(table, index)
         code = self.encode(memory, events)

@@ -54,7 +54,7 @@ class Training:
     Parameters
     ----------
     epochs : int, optional
-        Most passes over the history; by default enough for about 3,000 steps, between 5 and 60.
+        Most passes over the history; by default enough for about 2,500 steps, between 5 and 60.
     patience : int
         Epochs without a better validation loss before the loop stops.
     learning_rate : float
@@ -133,7 +133,7 @@ class Trainer:
             longest=training.longest,
         )
         self.steps = sum(-(-int(length[0]) // training.steps) for _, length in self.plan.groups)
-        self.epochs = training.epochs or int(np.clip(3000 // max(1, self.steps), 5, 60))
+        self.epochs = training.epochs or int(np.clip(2500 // max(1, self.steps), 5, 60))
         self.weight = train.astype(np.float32)
         self.optimizer = torch.optim.Adam(network.parameters(), lr=training.learning_rate)
         self.run = Run()
