@@ -161,7 +161,7 @@ class Detector:
         self._calibrate(sequences, held)
         self.known_ = sequences.entity
         time = frame["time"]
-        self.fitted_ = {
+        self.fitted_: dict[str, Any] = {
             "events": len(frame),
             "entities": len(sequences.entity),
             "train": int(train.sum()),

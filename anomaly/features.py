@@ -287,9 +287,9 @@ def refuse_names(schema: Schema) -> None:
                 f"Encoder: the field {name!r} begins like a derived column ({', '.join(DERIVED)}); rename it"
             )
     shown = [*schema.entity, schema.event_id, *(field.name for field in schema.numeric), *schema.categorical]
-    for name in shown:
-        if name in SCORE_COLUMNS:
-            raise SchemaError(f"Encoder: the score table has a column {name!r} of its own; rename it in your table")
+    for column in shown:
+        if column in SCORE_COLUMNS:
+            raise SchemaError(f"Encoder: the score table has a column {column!r} of its own; rename it in your table")
 
 
 def entity_offsets(entity: pl.Series) -> NDArray[np.int64]:

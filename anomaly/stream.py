@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -104,7 +105,8 @@ class Stream:
             for column in self._encoder.category
         }
         self._money = [at for at, number in enumerate(self.schema.numeric) if number.scale == "log"]
-        self._networks = [model.network_.eval() for model in detector.models_ if model.network_ is not None]
+        # One event is soonest scored on the processor, wherever the networks were trained.
+        self._networks = [deepcopy(model.network_).cpu().eval() for model in detector.models_]
         self._entities: dict[str, _Entity] = {}
 
     def __len__(self) -> int:

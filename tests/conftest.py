@@ -134,7 +134,10 @@ def trained(history: History) -> Callable[..., SequenceModel]:
 
     @cache
     def fitted(name: str, *, days: float = 2.0, seed: int = 0) -> SequenceModel:
-        model = kinds[name](hidden=8, quarantine=days * DAY, seed=seed, training=Training(epochs=2, batch_events=256))
-        return model.fit(history.sequences, history.numeric, history.category, train=history.train, valid=history.valid)
+        model: SequenceModel = kinds[name](
+            hidden=8, quarantine=days * DAY, seed=seed, training=Training(epochs=2, batch_events=256)
+        )
+        model.fit(history.sequences, history.numeric, history.category, train=history.train, valid=history.valid)
+        return model
 
     return fitted

@@ -71,7 +71,8 @@ def test_a_crash_while_saving_leaves_the_old_detector_whole(
 ) -> None:
     """Broken off before the first part, between the parts, before the manifest, and in the midst of a file."""
     write_artifact(tmp_path, {"version": 1}, FIRST)
-    usual, done = Path.replace, []
+    usual = Path.replace
+    done: list[Path] = []
 
     def replace(self: Path, target: Path) -> Path:
         if len(done) == writes:
@@ -129,7 +130,8 @@ def edited(folder: Path, **changes: Any) -> None:
 
 
 def part_file(folder: Path, name: str) -> Path:
-    return folder / json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["parts"][name]["file"]
+    manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    return folder / str(manifest["parts"][name]["file"])
 
 
 @pytest.mark.parametrize("number", [0, FORMAT + 1, "1", None, "gone"])

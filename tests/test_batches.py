@@ -12,6 +12,7 @@ from conftest import DAY, History
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from anomaly.models.autoencoder import Autoencoder
 from anomaly.models.base import SequenceModel, averaged
@@ -172,11 +173,11 @@ def test_training_too_reads_each_event_once_an_epoch(history: History, monkeypat
     assert sum(steps) <= int(history.train.sum()) + len(history.sequences) + 2 * 64 * len(history.sequences.entity)
 
 
-class Largest(torch.utils._python_dispatch.TorchDispatchMode):
+class Largest(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Remembers the largest tensor that any operation makes."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.numbers = 0
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
@@ -206,7 +207,7 @@ def one_long(history: History, events: int) -> Sequences:
     return Sequences(
         entity=np.array(["long"], dtype=object),
         offsets=np.array([0, events]),
-        time=np.arange(events) * 3600.0,
+        time=np.arange(events, dtype=np.float64) * 3600.0,
         numeric=sequences.numeric[pick],
         category=sequences.category[pick],
         row=np.arange(events),

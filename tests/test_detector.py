@@ -14,7 +14,7 @@ import torch
 from polars.testing import assert_frame_equal
 
 from anomaly.detector import Detector, as_seconds, split
-from anomaly.errors import AnomalyError, ArtifactError, InputError, NotFittedError, ParameterError, SchemaError
+from anomaly.errors import ArtifactError, InputError, NotFittedError, ParameterError, SchemaError
 from anomaly.ingest import read_events
 from anomaly.progress import TrainingBar
 from anomaly.schema import NumericField, Schema
@@ -83,7 +83,7 @@ def test_alerts_are_cases_of_the_strangest_events_with_reasons(
 
 def test_every_way_to_choose_a_threshold_works_and_only_one_at_a_time(detector: Detector) -> None:
     for options in ({"budget_per_day": 3}, {"false_alert_rate": 0.01}, {"false_discovery_rate": 0.2}, {}):
-        assert "case" in detector.threshold(**options).describe()  # type: ignore[arg-type]
+        assert "case" in detector.threshold(**options).describe()
     with pytest.raises(ParameterError, match="one of"):
         detector.threshold(budget_per_day=3, false_alert_rate=0.01)
 
@@ -233,7 +233,7 @@ def test_a_history_of_one_moment_is_refused(little: pl.DataFrame) -> None:
 def test_scoring_no_event_is_refused(whole: Detector, little: pl.DataFrame) -> None:
     with pytest.raises(InputError, match="no event at or after 2031"):
         whole.score(little, since="2031-01-01")
-    with pytest.raises(InputError, match="no event.*rejected"):
+    with pytest.raises(InputError, match="rejected"):
         whole.score(little.head(3).with_columns(time=pl.lit("soon")))
     with pytest.raises(InputError, match="no rows"):
         whole.score(little.clear())
@@ -303,7 +303,14 @@ def test_a_time_that_is_none_is_refused(little: pl.DataFrame, when: Any) -> None
 def test_a_time_may_be_said_in_many_ways() -> None:
     expected = datetime(2024, 3, 1, tzinfo=UTC).timestamp()
     paris = datetime(2024, 3, 1, 1, tzinfo=timezone(timedelta(hours=1)))
-    ways = ["2024-03-01", "2024-03-01T01:00:00+01:00", date(2024, 3, 1), datetime(2024, 3, 1), paris, expected]
+    ways: list[Any] = [
+        "2024-03-01",
+        "2024-03-01T01:00:00+01:00",
+        date(2024, 3, 1),
+        datetime(2024, 3, 1),
+        paris,
+        expected,
+    ]
     assert [as_seconds(way) for way in ways] == [expected] * len(ways)
     assert as_seconds(None) is None
     assert as_seconds(0) == 0
@@ -319,11 +326,9 @@ def test_the_split_is_by_time_and_of_all_events(seed: int) -> None:
     assert abs(train.mean() - 0.75) < 0.06
 
 
-@pytest.mark.parametrize(
-    "name", ["row", "time", "p_value", "score", "surprise", "status", "p_forecaster", "field:amount"]
-)
+@pytest.mark.parametrize("name", ["row", "time", "p_value", "score", "surprise", "status", "p_forecaster"])
 @pytest.mark.parametrize("role", ["numeric", "categorical", "entity", "event_id"])
-def test_a_column_named_like_one_of_the_score_table_works_or_is_refused_by_name(name: str, role: str) -> None:
+def test_a_column_named_like_one_of_the_score_table_is_refused_by_name(name: str, role: str) -> None:
     """A transaction's own `status` is common enough."""
     draw = np.random.default_rng(0)
     values: dict[str, Any] = {
@@ -334,15 +339,8 @@ def test_a_column_named_like_one_of_the_score_table_works_or_is_refused_by_name(
     }
     roles: dict[str, Any] = {role: name if role == "event_id" else (name,)}
     table = pl.DataFrame({"at": 1_700_000_000 + np.arange(120) * 3600, name: values[role]})
-    try:
-        detector = Detector(Schema(time="at", **roles), hidden=4, epochs=1).fit(table, progress=False)
-    except AnomalyError as error:
-        assert isinstance(error, SchemaError)
-        assert name in str(error)
-    else:
-        scores = detector.score(table)
-        assert len(scores) == len(table)
-        assert scores.schema["p_value"] == pl.Float64
+    with pytest.raises(SchemaError, match=name):
+        Detector(Schema(time="at", **roles), hidden=4, epochs=1).fit(table, progress=False)
 
 
 def test_a_quarantine_is_chosen_from_the_gaps_and_kept_if_given(whole: Detector, little: pl.DataFrame) -> None:

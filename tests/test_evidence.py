@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
+import oracles
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-import oracles
 from anomaly.evidence import GENTLE, SOFT_THRESHOLD, accumulate, combine_fields, rank_surprise
 from anomaly.sequences import Sequences
 

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
+import oracles
 import polars as pl
 import pytest
+from oracles import UNTIDY_SCHEMA
 
-import oracles
 from anomaly.alerts import add_reasons
 from anomaly.detector import Detector
 from anomaly.explain import SCHEMA, expected_range, explain
 from anomaly.ingest import read_events
-from oracles import UNTIDY_SCHEMA
 
 Untidy = Callable[[float | None], Detector]
 

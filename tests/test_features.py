@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -49,7 +50,7 @@ tables = st.tuples(
 
 def table_of(start: float, histories: list[list[tuple[Any, ...]]]) -> pl.DataFrame:
     """A table from gaps and values, one list per entity."""
-    found = []
+    found: list[tuple[Any, ...]] = []
     for number, history in enumerate(histories):
         time = start
         for gap, amount, tip, balance, merchant, channel, lat, lon in history:
@@ -160,7 +161,7 @@ def test_a_trip_of_no_time_is_one_of_a_minute() -> None:
     assert math.isnan(speed_kmh(math.nan, 60.0))
 
 
-def history(values: list[float | None], merchants: list[str | None] | None = None) -> pl.DataFrame:
+def history(values: Sequence[float | None], merchants: Sequence[str | None] | None = None) -> pl.DataFrame:
     merchants = merchants or ["a"] * len(values)
     pairs = zip(values, merchants, strict=True)
     return canonical(0.0, [[(3600.0, value, None, value, word, "x", None, None) for value, word in pairs]])
@@ -220,7 +221,7 @@ def test_the_commonest_values_get_codes_and_the_rare_ones_share_one() -> None:
 
 
 def test_a_vocabulary_that_misses_most_events_is_not_scored() -> None:
-    merchants: list[str | None] = ["a"] * 45 + [f"m{at}" for at in range(55)]
+    merchants = ["a"] * 45 + [f"m{at}" for at in range(55)]
     encoder = Encoder(SCHEMA, fewest_events=20).fit(history([1.0] * 100, merchants))
     assert not column(encoder, "merchant").scored
     assert column(encoder, "channel").scored

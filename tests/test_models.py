@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from conftest import DAY, History
 from numpy.typing import NDArray
 
 from anomaly.errors import NotFittedError
@@ -16,7 +17,6 @@ from anomaly.models.base import SequenceModel
 from anomaly.models.batches import Plan
 from anomaly.models.forecaster import Forecaster
 from anomaly.sequences import Sequences
-from conftest import DAY, History
 
 Trained = Callable[..., SequenceModel]
 Errors = NDArray[np.float32]
@@ -93,7 +93,7 @@ def test_the_size_of_batches_and_chunks_does_not_matter(
 ) -> None:
     usual = Plan.of.__func__  # type: ignore[attr-defined]
 
-    def of(cls: type[Plan], offsets: Any, **more: Any) -> Plan:
+    def of(cls: type[Plan], /, offsets: Any, **more: Any) -> Plan:
         plan: Plan = usual(cls, offsets, **(more | {"events": events, "steps": steps}))
         return plan
 

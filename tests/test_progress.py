@@ -66,9 +66,14 @@ def test_a_terminal_gets_a_bar_and_the_lines_above_it(monkeypatch: pytest.Monkey
 def test_the_bar_is_taken_away_when_a_fit_breaks_off(monkeypatch: pytest.MonkeyPatch) -> None:
     screen = on_a_terminal(monkeypatch)
     bar = TrainingBar("autoencoder", show=True)
-    with pytest.raises(KeyboardInterrupt), bar:
-        bar.events(10, 20, 1.0)
-        raise KeyboardInterrupt
+
+    def interrupted() -> None:
+        with bar:
+            bar.events(10, 20, 1.0)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
     assert bar.bar is not None
     assert bar.bar.finished or not bar.bar.live.is_started
     assert screen.getvalue().endswith("\x1b[?25h") or "\x1b[?25h" in screen.getvalue()

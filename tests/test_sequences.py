@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import oracles
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import oracles
 from anomaly.errors import InputError
 from anomaly.sequences import Sequences, lagged, microseconds
 

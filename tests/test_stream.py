@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
+from conftest import UNTIDY_SPLIT, agree
+from oracles import UNTIDY_SCHEMA, untidy_table
 
 from anomaly.detector import Detector
 from anomaly.errors import InputError, NotFittedError, OrderError
 from anomaly.ingest import read_events
 from anomaly.schema import NumericField, Place, Schema
 from anomaly.stream import Stream
-from conftest import UNTIDY_SPLIT, agree
-from oracles import UNTIDY_SCHEMA, untidy_table
 
 Untidy = Callable[[float | None], Detector]
 
