@@ -106,7 +106,8 @@ class Stream:
         }
         self._money = [at for at, number in enumerate(self.schema.numeric) if number.scale == "log"]
         # One event is soonest scored on the processor, wherever the networks were trained.
-        self._networks = [deepcopy(model.network_).cpu().eval() for model in detector.models_]
+        networks = [model.network_ for model in detector.models_ if model.network_ is not None]
+        self._networks = [deepcopy(network).cpu().eval() for network in networks]
         self._entities: dict[str, _Entity] = {}
 
     def __len__(self) -> int:

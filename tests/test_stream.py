@@ -90,6 +90,17 @@ def test_a_stream_of_payments_gets_the_scores_of_the_table(detector: Detector, p
     same(detector, few, "time")
 
 
+@pytest.mark.parametrize("hours", [1.0, 24.0])
+def test_the_ends_of_windows_and_quarantine_are_the_same_to_the_second(hours: float) -> None:
+    """Events an hour apart, and some at once: each leaves a window, and enters the memory, at a full hour."""
+    table = simple_table(160, 2)
+    whole_hours = 1_700_000_000.0 + np.cumsum(np.random.default_rng(3).choice([0, 1, 1, 12, 24], 160)) * 3600.0
+    table = table.with_columns(pl.Series("at", whole_hours))
+    schema = Schema(time="at", entity=("card",), numeric=(AMOUNT,), categorical=("merchant",))
+    detector = Detector(schema, hidden=4, epochs=1, quarantine_hours=hours).fit(table, progress=False)
+    same(detector, table, "at")
+
+
 def test_a_stream_survives_a_monstrous_amount() -> None:
     table = simple_table(120, 2)
     schema = Schema(time="at", entity=("card",), numeric=(AMOUNT, VALUE))
