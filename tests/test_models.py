@@ -99,7 +99,7 @@ def test_the_size_of_batches_and_chunks_does_not_matter(
 
     monkeypatch.setattr(Plan, "of", classmethod(of))
     # One event after the other takes its time: a part of the entities will do.
-    few = history.sequences.take(np.arange(4 if steps == 1 else len(history.sequences.entity)))
+    few = history.sequences.take(np.arange(2 if steps == 1 else len(history.sequences.entity)))
     close(model.errors(few), errors[: len(few)])
 
 

@@ -39,7 +39,7 @@ def same(detector: Detector, table: pl.DataFrame, time: str) -> pl.DataFrame:
     return streamed
 
 
-def simple_table(events: int = 160, entities: int = 4, seed: int = 0) -> pl.DataFrame:
+def simple_table(events: int = 120, entities: int = 4, seed: int = 0) -> pl.DataFrame:
     draw = np.random.default_rng(seed)
     seconds = np.sort(draw.integers(0, 20 * 86_400, events))
     return pl.DataFrame({
@@ -72,7 +72,8 @@ def test_a_stream_of_untidy_events_gets_the_scores_of_the_table(
     untidy_detector: Untidy, untidy: pl.DataFrame, hours: float | None
 ) -> None:
     detector = untidy_detector(hours)
-    assert set(same(detector, untidy, "at")["status"]) == {"ok", "learning", "unseen", "incomplete"}
+    few = untidy.filter(pl.col("card").is_in(["K0", "K3", "K6", "K7", "K8", "K9"]))
+    assert set(same(detector, few, "at")["status"]) == {"ok", "learning", "unseen", "incomplete"}
 
 
 @pytest.mark.parametrize("name", list(SCHEMAS))
@@ -86,15 +87,15 @@ def test_a_stream_of_any_schema_gets_the_scores_of_the_table(name: str) -> None:
 
 
 def test_a_stream_of_payments_gets_the_scores_of_the_table(detector: Detector, payments: pl.DataFrame) -> None:
-    few = payments.filter(pl.col("customer_id").is_in(["C01", "C02", "C40"])).head(200)
+    few = payments.filter(pl.col("customer_id").is_in(["C01", "C02", "C40"])).head(120)
     same(detector, few, "time")
 
 
 @pytest.mark.parametrize("hours", [1.0, 24.0])
 def test_the_ends_of_windows_and_quarantine_are_the_same_to_the_second(hours: float) -> None:
     """Events an hour apart, and some at once: each leaves a window, and enters the memory, at a full hour."""
-    table = simple_table(160, 2)
-    whole_hours = 1_700_000_000.0 + np.cumsum(np.random.default_rng(3).choice([0, 1, 1, 12, 24], 160)) * 3600.0
+    table = simple_table(entities=2)
+    whole_hours = 1_700_000_000.0 + np.cumsum(np.random.default_rng(3).choice([0, 1, 1, 12, 24], 120)) * 3600.0
     table = table.with_columns(pl.Series("at", whole_hours))
     schema = Schema(time="at", entity=("card",), numeric=(AMOUNT,), categorical=("merchant",))
     detector = Detector(schema, hidden=4, epochs=1, quarantine_hours=hours).fit(table, progress=False)
@@ -102,7 +103,7 @@ def test_the_ends_of_windows_and_quarantine_are_the_same_to_the_second(hours: fl
 
 
 def test_a_stream_survives_a_monstrous_amount() -> None:
-    table = simple_table(120, 2)
+    table = simple_table(entities=2)
     schema = Schema(time="at", entity=("card",), numeric=(AMOUNT, VALUE))
     detector = Detector(schema, hidden=4, epochs=1, quarantine_hours=24).fit(table, progress=False)
     at = pl.int_range(pl.len())
@@ -211,14 +212,14 @@ def test_a_saved_detector_streams_the_same_scores(untidy_detector: Untidy, untid
 
 
 def test_the_state_of_an_entity_does_not_grow_with_its_history() -> None:
-    """Events of one card that meets no new merchant: after three hundred the state is that after a hundred."""
+    """Events of one card that meets no new merchant: after two hundred the state is that after a hundred."""
     schema = Schema(time="at", entity=("card",), numeric=(AMOUNT,), categorical=("merchant",))
     detector = Detector(schema, hidden=4, epochs=1, quarantine_hours=48).fit(simple_table(), progress=False)
     stream, sizes = Stream(detector), {}
-    for at in range(300):
+    for at in range(200):
         stream.push({"at": 1_700_000_000 + at * 36_000, "card": "K1", "amount": 5.0, "merchant": "shop"})
-        sizes[at] = size_of(vars(stream)["_entities"]) if at in (99, 299) else 0
-    assert sizes[299] <= 1.1 * sizes[99]
+        sizes[at] = size_of(vars(stream)["_entities"]) if at in (99, 199) else 0
+    assert sizes[199] <= 1.1 * sizes[99]
 
 
 def size_of(value: Any) -> int:
