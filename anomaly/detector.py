@@ -24,7 +24,7 @@ from anomaly.errors import ArtifactError, InputError, NotFittedError, ParameterE
 from anomaly.evidence import combine_fields
 from anomaly.explain import expected_range, explain
 from anomaly.features import Encoder, raw_numbers
-from anomaly.ingest import JOINER, Events, read_events
+from anomaly.ingest import JOINER, Events, read_events, utc_time
 from anomaly.models.autoencoder import Autoencoder
 from anomaly.models.base import SequenceModel
 from anomaly.models.forecaster import Forecaster
@@ -460,9 +460,7 @@ class Detector:
             columns.append(pl.col("event_id").alias(self.schema.event_id))
         columns += entity_columns(self.schema)
         columns += [
-            pl.from_epoch((pl.col("time") * 1e6).round().cast(pl.Int64), time_unit="us")
-            .dt.replace_time_zone("UTC")
-            .alias("time"),
+            utc_time().alias("time"),
             pl.Series("p_value", np.exp(both)),
             pl.Series("score", -np.expm1(both)),
             pl.Series("surprise", -logs["both"][mask] / LN_10),
@@ -512,16 +510,17 @@ class Detector:
         return Autoencoder(**shared), Forecaster(**shared)
 
     def _scored(self, events: Any, scores: pl.DataFrame | None) -> tuple[Events, pl.DataFrame]:
-        if events is not None:
-            read = as_events(events, self.schema)
-        elif self._last is not None:
-            read = self._last[0]
-        else:
-            raise ParameterError("alerts: which events? Call score(events) first, or pass events=")
-        if scores is None:
-            if self._last is None:
-                raise ParameterError("alerts: which scores? Call score(events) first, or pass scores=")
-            scores = self._last[1]
+        self._fitted()
+        last = self._last or (None, None)
+        read = last[0] if events is None else as_events(events, self.schema)
+        scores = last[1] if scores is None else scores
+        if read is None or scores is None:
+            raise ParameterError("alerts: of what? Call score(events) first, or pass scores= and events=")
+        known = read.frame.select(pl.col("row").alias("known"), utc_time().alias("known_time"))
+        if {"row", "time"} <= set(scores.columns) and len(
+            scores.join(known, left_on=["row", "time"], right_on=["known", "known_time"], how="anti")
+        ):
+            raise ParameterError("alerts: these scores are of other events than those scored last; pass events= too")
         return read, scores
 
     def _fitted(self) -> None:

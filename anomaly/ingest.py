@@ -35,7 +35,16 @@ from anomaly.schema import Schema, check_columns
 from anomaly.sources import Part, collect, open_parts
 from anomaly.values import number_value, shown, text_value, time_value
 
-__all__ = ["Events", "ParsedEvent", "check_target", "parse_event", "read_events", "read_labels", "write_table"]
+__all__ = [
+    "Events",
+    "ParsedEvent",
+    "check_target",
+    "parse_event",
+    "read_events",
+    "read_labels",
+    "utc_time",
+    "write_table",
+]
 
 JOINER = "\x1f"  # between the columns of one entity key
 NO_ENTITY = "is missing: every event needs an entity"
@@ -313,6 +322,11 @@ def _notes(good: pl.DataFrame, rejects: pl.DataFrame, schema: Schema) -> tuple[s
 def _count(number: int, noun: str, one: str = "", many: str = "", between: str = "") -> str:
     verb = one if number == 1 else many
     return f"{number:,} {noun}{'' if number == 1 else 's'}{between}{' ' + verb if verb else ''}"
+
+
+def utc_time() -> pl.Expr:
+    """Seconds of the canonical column ``time`` as a time in UTC."""
+    return pl.from_epoch((pl.col("time") * 1e6).round().cast(pl.Int64), time_unit="us").dt.replace_time_zone("UTC")
 
 
 def parse_event(event: Mapping[str, Any], schema: Schema) -> ParsedEvent:

@@ -212,6 +212,22 @@ def test_alerts_of_nothing_scored_are_refused(whole: Detector, tmp_path: Path) -
         fresh.report(tmp_path / "x.html")
 
 
+def test_scores_of_other_events_than_the_last_are_not_explained_by_the_last(
+    whole: Detector, little: pl.DataFrame, tmp_path: Path
+) -> None:
+    """Their row numbers mean other events: the reasons would be those of strangers."""
+    scores = whole.score(little)
+    expected = whole.alerts(scores, budget_per_day=1)
+    whole.score(simulate(customers=12, days=25, seed=7)[0])
+    with pytest.raises(ParameterError, match="other events"):
+        whole.alerts(scores, budget_per_day=1)
+    with pytest.raises(ParameterError, match="other events"):
+        whole.report(tmp_path / "page.html", scores)
+    assert_frame_equal(whole.alerts(scores, events=little, budget_per_day=1), expected)
+    whole.score(little)
+    assert len(whole.alerts(scores.head(500), budget_per_day=1))
+
+
 @pytest.mark.parametrize("rows", [1, 50, 99])
 def test_too_short_a_history_is_refused(little: pl.DataFrame, rows: int) -> None:
     with pytest.raises(InputError, match=f"{rows} usable events.*100"):
