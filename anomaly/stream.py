@@ -132,7 +132,8 @@ class Stream:
         Raises
         ------
         InputError
-            Where `read_events` would reject the row; the reason is the same. Nothing is remembered.
+            Where `read_events` would reject the row for what it holds; the reason is the same. Nothing is remembered.
+            Repeated events are not found out: that would take every id ever seen.
         OrderError
             If the event is older than the last one of its entity. Nothing is remembered.
         """
