@@ -29,6 +29,9 @@ FLOOR = 1e-300
 """Smallest p-value handed out; ``log_p`` goes on below it."""
 SHAPE_LIMITS = (-0.5, 1.0)
 """Shapes below -0.5 have no regular likelihood; above 1 the tail has no mean: both are signs of a bad fit."""
+NEAR = 0.5
+"""Held-out values closer than this share of the interquartile range over n are near ties, and one of them is kept: p
+falls by a rank between two neighbours, and between near ties rounding, not the event, would choose the rank."""
 ATOM = 0.01
 """A value with at least this share of the held-out ones is an atom: p steps there, and is continuous elsewhere."""
 _FEWEST_EXCEEDANCES = 50
@@ -54,10 +57,10 @@ class TailCalibrator:
         Number of held-out values fitted on.
     values_ : ndarray (k,)
         Kept held-out values, strictly ascending; the last one is the threshold ``u``. All distinct values up to ``u``
-        if they are at most 20,000. Otherwise 10,000 evenly spaced ranks up to the 98th percentile, and 10,000 from
-        there to ``u``. Between kept values p is interpolated; thinning costs an error below 1e-4 (below 2e-6 past the
-        98th percentile). An atom of more than 1e-4 of the mass is always kept, with its exact p. Values beyond ``u``
-        are not kept: the tail speaks for them.
+        but near ties (see `NEAR`) if they are at most 20,000. Otherwise 10,000 evenly spaced ranks up to the 98th
+        percentile, and 10,000 from there to ``u``. Between kept values p is interpolated; thinning costs an error below
+        1e-4 (below 2e-6 past the 98th percentile). An atom of more than 1e-4 of the mass is always kept, with its exact
+        p. Values beyond ``u`` are not kept: the tail speaks for them.
     at_, above_ : ndarray (k,)
         p at each kept value, and just above it: (1 + #{held-out >= v}) / (n + 1), (1 + #{held-out > v}) / (n + 1).
     shape_, scale_ : float
@@ -273,9 +276,8 @@ class TailCalibrator:
 def _kept_points(held: Floats, threshold: np.float64) -> Floats:
     """Distinct values up to the threshold; thinned by rank if there are more than the artifact may hold."""
     bulk = held[: np.searchsorted(held, threshold, side="right")]
-    distinct = np.unique(bulk)
-    if distinct.size <= _BULK_POINTS + _BAND_POINTS:
-        return distinct
+    if np.unique(bulk).size <= _BULK_POINTS + _BAND_POINTS:
+        return _spaced(bulk)
     band = int(_BAND_START * held.size)
     ranks = np.concatenate(
         [
@@ -284,6 +286,22 @@ def _kept_points(held: Floats, threshold: np.float64) -> Floats:
         ]
     )
     return np.unique(bulk[ranks])
+
+
+def _spaced(bulk: Floats) -> Floats:
+    """Distinct values of the sorted `bulk` without near ties, see `NEAR`; atoms, the first and the last value stay."""
+    distinct, times = np.unique(bulk, return_counts=True)
+    low, high = np.quantile(bulk, [0.25, 0.75])
+    gap = NEAR * float(high - low) / bulk.size
+    if bulk.size < _FEWEST_SMOOTH or gap == 0:
+        return distinct
+    keep = times >= _FEWEST_EQUAL
+    keep[-1] = True
+    at, end = 0, max(1, int(np.searchsorted(distinct, distinct[-1] - gap, side="right")))
+    while at < end:
+        keep[at] = True
+        at = int(np.searchsorted(distinct, distinct[at] + gap))
+    return np.asarray(distinct[keep])
 
 
 def _fit_tail(held: Floats, excess: Floats) -> tuple[float, float]:

@@ -85,6 +85,15 @@ def test_thinning_is_exact_to_one_in_ten_thousand() -> None:
     assert np.abs(calibrator.p_values(probe[band]) - exact[band]).max() < 1e-5
 
 
+def test_rounding_does_not_choose_the_rank_between_near_ties() -> None:
+    x = np.random.default_rng(6).normal(size=200)
+    x[100:] = x[:100] + 1e-9  # every value has a twin
+    calibrator = TailCalibrator().fit(x)
+    probe = x[x <= calibrator.threshold_ - 0.01]
+    moved = np.abs(calibrator.p_values(probe + 1e-7) - calibrator.p_values(probe - 1e-7))
+    assert moved.max() < 1e-4  # a rank is 5e-3
+
+
 def test_joined_at_the_threshold() -> None:
     calibrator = TailCalibrator().fit(np.random.default_rng(6).normal(size=30_000))
     u = calibrator.threshold_

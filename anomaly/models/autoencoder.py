@@ -64,8 +64,8 @@ class AutoencoderNetwork(Network):
         """Distributions of the fields of n events as rebuilt."""
         return self.decode(self.encode(memory, events), memory, events, 1)[0]
 
-    def extra_loss(self, memory: Tensor, index: Tensor, table: Table) -> Tensor:
-        """Loss of rebuilding the remembered events, newest first, for a sample of the events."""
+    def extra_loss(self, memory: Tensor, index: Tensor, table: Table, weight: Tensor) -> Tensor:
+        """Loss of rebuilding the remembered events, newest first, for a sample of the events; dropped ones count 0."""
         if not self.steps:
             return memory.new_zeros(())
         chosen = torch.arange(0, len(index), 8, device=index.device)
@@ -77,8 +77,8 @@ class AutoencoderNetwork(Network):
         for step, prediction in enumerate(self.decode(code, memory, events, 1 + self.steps)[1:], start=1):
             past = Events.pick(table, (newest - step).clamp(min=0))
             known = (newest - step >= 0) & (table.sequence[newest - step] == table.sequence[index])
-            losses = prediction.losses(past).sum(dim=1)
-            total = total + (losses * known).sum() / known.sum().clamp(min=1)
+            counted = known * weight[index] * weight[newest - step]
+            total = total + (prediction.losses(past).sum(dim=1) * counted).sum() / counted.sum().clamp(min=1)
         return 0.25 * total / self.steps
 
 

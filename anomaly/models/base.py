@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +96,7 @@ class SequenceModel:
             window=self.quarantine or 86400.0,
             training=self.training,
             seed=self.seed,
+            settings=repr(replace(self, device=None)),
         )
         self.run_ = trainer.fit(progress=progress, checkpoint=checkpoint, resume=resume)
         return self

@@ -42,8 +42,8 @@ class Network(nn.Module):
         """Distributions of the fields of n events from the memory before each, (n, H)."""
         raise NotImplementedError
 
-    def extra_loss(self, memory: Tensor, index: Tensor, table: Table) -> Tensor:  # noqa: ARG002
-        """Loss beyond the likelihood of the events themselves: a scalar, 0 if there is none."""
+    def extra_loss(self, memory: Tensor, index: Tensor, table: Table, weight: Tensor) -> Tensor:  # noqa: ARG002
+        """Loss beyond the likelihood of the events themselves, a scalar; `weight` (N,) is that of all events."""
         return memory.new_zeros(())
 
 
@@ -107,6 +107,8 @@ class Trainer:
         Events that train (the first ones of each entity), and the later ones that say when to stop.
     window : float
         Seconds over which evidence is accumulated for the robust weights.
+    settings : str
+        All that the model was told; a checkpoint of other settings is refused.
     """
 
     def __init__(
@@ -120,10 +122,11 @@ class Trainer:
         window: float,
         training: Training,
         seed: int,
+        settings: str,
     ) -> None:
         self.network, self.sequences, self.table = network, sequences, table
         self.train, self.valid, self.window = train, valid, window
-        self.training, self.seed = training, seed
+        self.training, self.seed, self.settings = training, seed, settings
         until = np.add.reduceat(train.astype(np.int64), sequences.offsets[:-1])
         self.plan = Plan.of(
             sequences.offsets,
@@ -202,7 +205,7 @@ class Trainer:
                     chosen = weight[index]
                     losses, found = prediction.judge(events)
                     summed = (losses.sum(dim=1) * chosen).sum()
-                    extra = self.network.extra_loss(memory, index, self.table)
+                    extra = self.network.extra_loss(memory, index, self.table, weight)
                 number = float(chosen.sum())
                 loss = summed / max(1.0, number) + extra
                 self.optimizer.zero_grad(set_to_none=True)
@@ -234,7 +237,7 @@ class Trainer:
             data.update(np.ascontiguousarray(array).data)
         for mask in (self.train, self.valid):
             data.update(np.packbits(mask).data)
-        return json.dumps([asdict(self.training), self.seed, self.window, data.hexdigest(), _shapes(self.network)])
+        return json.dumps([self.settings, self.seed, self.window, data.hexdigest(), _shapes(self.network)])
 
     def _save(self, path: Path) -> None:
         tensors = {f"network.{k}": v for k, v in self.network.state_dict().items()}
