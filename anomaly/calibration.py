@@ -300,7 +300,8 @@ def _spaced(bulk: Floats) -> Floats:
     at, end = 0, max(1, int(np.searchsorted(distinct, distinct[-1] - gap, side="right")))
     while at < end:
         keep[at] = True
-        at = int(np.searchsorted(distinct, distinct[at] + gap))
+        # Beside a huge value the gap is less than rounding: the next value then, or the loop would never end.
+        at = max(at + 1, int(np.searchsorted(distinct, distinct[at] + gap)))
     return np.asarray(distinct[keep])
 
 

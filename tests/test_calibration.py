@@ -94,6 +94,14 @@ def test_rounding_does_not_choose_the_rank_between_near_ties() -> None:
     assert moved.max() < 1e-4  # a rank is 5e-3
 
 
+def test_near_ties_end_where_the_gap_is_less_than_rounding() -> None:
+    """Most of the values within 1e-12, the rest so large that a gap of that size moves them nowhere."""
+    x = np.concatenate([np.linspace(0, 1e-12, 80), 1e6 + np.arange(10.0), np.full(5, 2e6)])
+    calibrator = TailCalibrator().fit(x)
+    assert np.all(np.diff(calibrator.values_) > 0)
+    assert {1e6, 2e6} <= set(calibrator.values_.tolist())
+
+
 def test_joined_at_the_threshold() -> None:
     calibrator = TailCalibrator().fit(np.random.default_rng(6).normal(size=30_000))
     u = calibrator.threshold_
