@@ -1,4 +1,4 @@
-"""Command line: the verbs simulate, init, fit, score and report, thin.
+"""Command line: the verbs simulate, init, fit, rehearse, score and report, thin.
 
 Each verb prints its result on standard output, as text or, with ``--json``, as one JSON object. Progress, notes and
 errors go to standard error. An `AnomalyError` ends in exit code 2 and one message; anything else is a bug and keeps its
@@ -45,6 +45,7 @@ EXAMPLES = {
     "simulate": "anomaly simulate play",
     "init": "anomaly init play/events.parquet",
     "fit": "anomaly fit play/events.parquet --until 2024-03-01",
+    "rehearse": "anomaly rehearse play/events.parquet",
     "score": "anomaly score play/events.parquet --since 2024-03-01",
     "report": "anomaly report play/events.parquet --since 2024-03-01 --scores scores.parquet",
 }
@@ -81,6 +82,13 @@ FalseAlertRate = Annotated[
 ]
 FalseDiscoveryRate = Annotated[
     float | None, typer.Option(metavar="SHARE", help="Alert so that this share of the alerts may be false, as 0.1.")
+]
+AlertCost = Annotated[
+    float | None,
+    typer.Option(metavar="MONEY", help="Alert where the money at risk may be worth this cost; needs --fraud-share."),
+]
+FraudShare = Annotated[
+    float | None, typer.Option(metavar="SHARE", help="Share of fraud among the events, as 0.001, for --alert-cost.")
 ]
 CooldownHours = Annotated[
     float, typer.Option(min=0, metavar="HOURS", help="Alerts of one entity closer than this are one case.")
@@ -286,6 +294,8 @@ def report(
     budget_per_day: BudgetPerDay = None,
     false_alert_rate: FalseAlertRate = None,
     false_discovery_rate: FalseDiscoveryRate = None,
+    alert_cost: AlertCost = None,
+    fraud_share: FraudShare = None,
     cooldown_hours: CooldownHours = 24.0,
     alerts: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write the cases as a table too: .parquet, .csv or .ndjson.")
@@ -298,15 +308,18 @@ def report(
         "budget_per_day": budget_per_day,
         "false_alert_rate": false_alert_rate,
         "false_discovery_rate": false_discovery_rate,
+        "alert_cost": alert_cost,
+        "fraud_share": fraud_share,
     }
-    given = {name: value for name, value in rules.items() if value is not None}
-    if len(given) > 1:
+    given: dict[str, Any] = {name: value for name, value in rules.items() if value is not None}
+    if len(given.keys() - {"fraud_share"}) > 1:
         raise ParameterError(f"give one of {' and '.join(map(_option, given))}: each of them sets the threshold")
     _check_report_files(scores, out, alerts)
     source = _source(events, query, reads=[] if scores is None else [scores], writes=[out, alerts])
 
     from anomaly.detector import Detector
     from anomaly.ingest import write_table
+    from anomaly.terminal import case_table
 
     start = _time("--since", since)
     fitted = Detector.load(detector)
@@ -331,25 +344,36 @@ def report(
     )
 
 
-def case_table(cases: pl.DataFrame, schema: Schema) -> Table:
-    """Table of cases for a terminal. Text from the data cannot style it, nor send it control characters."""
-    import polars as pl
-    from rich.table import Table
-    from rich.text import Text
+@verb("Recall by kind of fraud, without labels.")
+def rehearse(
+    events: Sources,
+    detector: DetectorFolder = Path("detector"),
+    budget_per_day: BudgetPerDay = None,
+    false_alert_rate: FalseAlertRate = None,
+    episodes: Annotated[int, typer.Option(min=2, metavar="N", help="Planted frauds of each kind.")] = 100,
+    seed: Annotated[int, typer.Option(min=0, metavar="N", help="Another seed plants other frauds.")] = 1,
+    query: Query = None,
+) -> Answer:
+    """Plant frauds of known kinds into copies of held-out histories, and tell how much of each kind would alert.
 
-    from anomaly.alerts import number_text
-    from anomaly.digest import money_field
-    from anomaly.figures import one_in
+    EVENTS is the history that was fitted. Nothing is learned from the copies, and no label is read. It shows what the
+    detector is blind to; what real thieves do is another question.
+    """
+    from anomaly.detector import Detector
+    from anomaly.terminal import rehearsal_table
 
-    money = money_field(schema)
-    table = Table("case", "entity and start", "rarity and size", "why", box=None, pad_edge=False, header_style="bold")
-    for case in cases.with_columns(pl.col("start").dt.convert_time_zone(schema.time_zone)).iter_rows(named=True):
-        who = [case["entity"], f"{case['start']:%Y-%m-%d %H:%M}"]
-        size = [one_in(case["p_value"]), f"{case['alerts']:,} {'alert' if case['alerts'] == 1 else 'alerts'}"]
-        size += [] if case["money"] is None else [f"{money} {number_text(case['money'])}"]
-        cells = [[str(case["case"])], who, size, case["reasons"]]
-        table.add_row(*(Text("\n".join(map(_printable, lines))) for lines in cells))
-    return table
+    given: dict[str, Any] = {"budget_per_day": budget_per_day, "false_alert_rate": false_alert_rate}
+    fitted = Detector.load(detector)
+    rule = fitted.threshold(**{name: value for name, value in given.items() if value is not None})
+    read = _read(_source(events, query), fitted.schema, query)
+    found = fitted.rehearsal(read, rule, episodes=episodes, seed=seed)
+    return Answer(
+        {**_threshold_facts(rule), "kinds": found.to_dicts()},
+        f"{rule.describe()}\nOf the planted frauds:",
+        rehearsal_table(found),
+        after="recall: share of the planted events that alert, with a 95 % interval; noticed: share of the frauds that "
+        "have an alert.",
+    )
 
 
 def main() -> None:
@@ -391,7 +415,7 @@ def _check_report_files(scores: Path | None, out: Path, alerts: Path | None) -> 
 
 def _time(option: str, text: str | None) -> float | None:
     """Seconds since 1970 of an option's time."""
-    from anomaly.detector import as_seconds
+    from anomaly.history import as_seconds
 
     try:
         return as_seconds(text)
@@ -530,10 +554,6 @@ def _option(name: str) -> str:
 
 def _quoted(path: str | Path) -> str:
     return shlex.quote(str(path))
-
-
-def _printable(text: str) -> str:
-    return "".join(c if c.isprintable() else "\ufffd" for c in text)
 
 
 def _plain(value: Any) -> Any:

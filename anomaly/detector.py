@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import platform
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from datetime import UTC, date, datetime
+from datetime import UTC, datetime
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -18,41 +18,44 @@ from numpy.typing import NDArray
 
 from anomaly.alerts import add_reasons, build_cases, duration_text
 from anomaly.artifacts import Arrays, pack_text, read_artifact, unpack_text, write_artifact
-from anomaly.calibration import TailCalibrator
-from anomaly.digest import Source, calibration_check, money_field, report_data
-from anomaly.errors import ArtifactError, InputError, NotFittedError, ParameterError, SchemaError
-from anomaly.evidence import combine_fields
+from anomaly.digest import Source, calibration_check, decide, money_field, report_data
+from anomaly.errors import ArtifactError, InputError, NotFittedError, ParameterError
 from anomaly.explain import expected_range, explain
 from anomaly.features import Encoder, raw_numbers
-from anomaly.ingest import JOINER, Events, read_events, utc_time
+from anomaly.history import When, as_events, as_seconds, split
+from anomaly.ingest import Events, utc_time
+from anomaly.injections import inject, possible_kinds
 from anomaly.models.autoencoder import Autoencoder
 from anomaly.models.base import SequenceModel
 from anomaly.models.forecaster import Forecaster
 from anomaly.models.training import Training
+from anomaly.population import Population
 from anomaly.progress import TrainingBar
+from anomaly.rehearsal import Copies, Reference, choose, recall_by_kind, scales_of
 from anomaly.report import write_report
 from anomaly.schema import Schema
+from anomaly.score_table import score_table, statuses
+from anomaly.scorer import LEAST_LOG_P, Combination, Errors, Scorer
 from anomaly.sequences import Sequences
-from anomaly.thresholds import Budget, FalseAlertRate, FalseDiscoveryRate, Threshold
+from anomaly.thresholds import Budget, ExpectedCost, FalseAlertRate, FalseDiscoveryRate, Threshold
 
 Float = NDArray[np.float64]
 Mask = NDArray[np.bool_]
-When = str | date | datetime | float | None
 
-FEWEST_EVENTS = 100  # a history below this cannot be split into training, stopping and calibration
-YOUNG = 5  # earlier events below which an entity's status is `learning`
-TRAIN_SHARE, STOP_SHARE = 0.75, 0.10  # of the history's events, by time; the rest calibrates
 QUARANTINE_GAPS = 30  # typical gaps until an event is remembered: longer than most runs of fraud
-LN_10 = float(np.log(10.0))
+EPISODES = 40  # planted frauds of each kind by which the combination is chosen
+MOST_REHEARSED = 150_000  # events of copies, and of genuine histories beside them
+BUDGET_PER_DAY = 50.0  # cases that a desk looks into, unless told otherwise
 
 
 @dataclass(frozen=True)
 class Holdout:
-    """The held-out slice that calibrated the detector: p (n,), time (n,) in seconds, entity (n,) codes."""
+    """The held-out slice that calibrated the detector: p, time in seconds, entity codes, money at risk; (n,) each."""
 
     p: Float
     time: Float
     entity: NDArray[np.int32]
+    money: Float
 
 
 class Detector:
@@ -73,6 +76,12 @@ class Detector:
         Same seed, same machine, same numbers.
     device : str, optional
         "cpu", "cuda", "mps"; by default the best there is.
+    drop_share : float
+        Share of the history, the events with the strangest recent past, that trains nothing: it may be fraud. 0 where
+        the history is known to be clean.
+    rehearse : bool
+        Choose what counts how much by frauds planted into held-out histories (see `anomaly.rehearsal`); without it the
+        default combination is taken. Labels are read in neither case.
 
     Examples
     --------
@@ -94,6 +103,8 @@ class Detector:
         epochs: int | None = None,
         seed: int = 0,
         device: str | None = None,
+        drop_share: float = 0.03,
+        rehearse: bool = True,
     ) -> None:
         self.schema = schema
         self.hidden = hidden
@@ -101,6 +112,8 @@ class Detector:
         self.epochs = epochs
         self.seed = seed
         self.device = device
+        self.drop_share = drop_share
+        self.rehearse = rehearse
         self.models_: tuple[SequenceModel, ...] = ()
         self._last: tuple[Events, pl.DataFrame] | None = None
 
@@ -143,7 +156,8 @@ class Detector:
         self.models_ = ()  # a fit that breaks off leaves no half of a detector
         self.encoder_ = Encoder(self.schema).fit(frame, train)
         sequences = self.encoder_.transform(frame)
-        self.quarantine_ = self._quarantine(frame, train)
+        self.gap_ = self._typical_gap(frame, train)
+        self.quarantine_ = self._quarantine(sequences)
         models = self._make_models()
         for model in models:
             with TrainingBar(model.name, show=progress) as bar:
@@ -158,8 +172,8 @@ class Detector:
                     resume=resume,
                 )
         self.models_ = models
-        self._calibrate(sequences, held)
-        self.known_ = sequences.entity
+        self.population_ = Population(self.encoder_.numeric).fit(sequences.numeric[models[-1].kept(train)])
+        self._calibrate(frame, sequences, held)
         time = frame["time"]
         self.fitted_: dict[str, Any] = {
             "events": len(frame),
@@ -172,6 +186,7 @@ class Detector:
             "held_out_since": float(sequences.time[held].min()),
             "rejected": len(read.rejects),
             "check": self.check_,
+            "trials": self.trials_,
             "fingerprint": fingerprint(sequences),
             "runs": {model.name: asdict(model.run_) for model in self.models_ if model.run_ is not None},
         }
@@ -204,10 +219,13 @@ class Detector:
             raise InputError("score: no event is left, since every row was rejected; read_events tells why")
         if not mask.any():
             raise InputError(f"score: no event at or after {since}; the last one is of {_text(sequences.time.max())}")
-        errors = [model.errors(sequences, mask) for model in self.models_]
-        logs = self.log_p(errors)
-        status = self._status(read.frame, sequences)
-        scores = self._score_frame(read.frame, mask, logs, self._field_surprise(errors), status)
+        longest = max(self.scorer_.combination.scales, default=0.0)
+        errors = self.errors(sequences, None if start is None else sequences.time > start - longest)
+        codes = np.array([self._codes.get(name, -1) for name in sequences.entity.tolist()], dtype=np.int64)
+        judged = self.scorer_.judge(errors, sequences, codes, mask)
+        known = statuses(read.frame, sequences, self.known_)
+        fields = self.scorer_.field_surprise({name: values[mask] for name, values in errors.items()})
+        scores = score_table(read.frame, self.schema, mask, judged, fields, known)
         self._last = (read, scores)
         return scores
 
@@ -216,10 +234,7 @@ class Detector:
         scores: pl.DataFrame | None = None,
         *,
         events: Any = None,
-        budget_per_day: float | None = None,
-        false_alert_rate: float | None = None,
-        false_discovery_rate: float | None = None,
-        cooldown_hours: float = 24.0,
+        **threshold: Any,
     ) -> pl.DataFrame:
         """Ranked cases with reasons: one case per entity and burst of alerting events, the strangest first.
 
@@ -229,10 +244,8 @@ class Detector:
             What `score` returned; by default the last scores made with this detector.
         events : path, frame or Events, optional
             The events that were scored, for the reasons; by default the last ones scored with this detector.
-        budget_per_day, false_alert_rate, false_discovery_rate : float
-            How to choose the threshold, one of the three; by default a budget of 50 cases a day.
-        cooldown_hours : float
-            Alerting events of one entity closer than this are one case.
+        **threshold
+            How to choose the threshold, as for `threshold`; by default a budget of 50 cases a day.
 
         Returns
         -------
@@ -240,39 +253,57 @@ class Detector:
             See `anomaly.alerts.build_cases`, with ``reasons`` and ``fields`` for the strangest event of each case.
         """
         read, scores = self._scored(events, scores)
-        rule = self.threshold(
-            budget_per_day=budget_per_day,
-            false_alert_rate=false_alert_rate,
-            false_discovery_rate=false_discovery_rate,
-            cooldown_hours=cooldown_hours,
-        )
-        return self.cases(read, scores, rule)
+        return self.cases(read, scores, self.threshold(**threshold))
 
     def threshold(
         self,
+        rule: Threshold | None = None,
         *,
         budget_per_day: float | None = None,
         false_alert_rate: float | None = None,
         false_discovery_rate: float | None = None,
+        alert_cost: float | None = None,
+        fraud_share: float | None = None,
         cooldown_hours: float = 24.0,
     ) -> Threshold:
-        """Return the decision rule, fitted on the held-out slice; ``describe()`` says what it costs a day."""
+        """Return the decision rule, fitted on the held-out slice; ``describe()`` says what it costs a day.
+
+        Parameters
+        ----------
+        rule : Threshold, optional
+            Any rule of `anomaly.thresholds`; or else one of the next ones, which make the usual rules.
+        budget_per_day : float
+            Cases a day; the default is 50.
+        false_alert_rate : float
+            Share of the normal events that may alert.
+        false_discovery_rate : float
+            Share of the alerts that may be false.
+        alert_cost, fraud_share : float
+            What it costs to look into an alert, in the unit of the schema's first log number, and the share of fraud
+            among the events as far as you know: alerts where the money at risk may be worth it.
+        cooldown_hours : float
+            Alerting events of one entity closer than this are one case.
+        """
         self._fitted()
-        given = [value for value in (budget_per_day, false_alert_rate, false_discovery_rate) if value is not None]
-        if len(given) > 1:
-            raise ParameterError("threshold: give one of budget_per_day, false_alert_rate and false_discovery_rate")
-        rule: Threshold
-        if false_alert_rate is not None:
-            rule = FalseAlertRate(false_alert_rate, cooldown_hours=cooldown_hours)
-        elif false_discovery_rate is not None:
-            rule = FalseDiscoveryRate(false_discovery_rate, cooldown_hours=cooldown_hours)
-        else:
-            rule = Budget(50.0 if budget_per_day is None else budget_per_day, cooldown_hours=cooldown_hours)
-        return rule.fit(self.holdout_.p, self.holdout_.time, self.holdout_.entity)
+        makers: dict[str, Callable[[float], Threshold]] = {
+            "budget_per_day": partial(Budget, cooldown_hours=cooldown_hours),
+            "false_alert_rate": partial(FalseAlertRate, cooldown_hours=cooldown_hours),
+            "false_discovery_rate": partial(FalseDiscoveryRate, cooldown_hours=cooldown_hours),
+            "alert_cost": lambda cost: ExpectedCost(cost, fraud_share or 0.0, cooldown_hours=cooldown_hours),
+        }
+        wishes = (budget_per_day, false_alert_rate, false_discovery_rate, alert_cost)
+        given = {name: value for name, value in zip(makers, wishes, strict=True) if value is not None}
+        if len(given) + (rule is not None) > 1:
+            raise ParameterError(f"threshold: give one of rule, {', '.join(makers)}")
+        if (alert_cost is None) != (fraud_share is None):
+            raise ParameterError("threshold: alert_cost and fraud_share go together; give both")
+        name, value = next(iter(given.items()), ("budget_per_day", BUDGET_PER_DAY))
+        held = self.holdout_
+        return (rule or makers[name](value)).fit(held.p, held.time, held.entity, money=held.money)
 
     def cases(self, events: Events, scores: pl.DataFrame, rule: Threshold) -> pl.DataFrame:
         """Cases of the events on which the fitted `rule` alerts, with reasons."""
-        decided = rule.decide(scores["p_value"].to_numpy())
+        decided = decide(rule, scores, self.schema)
         money = money_field(self.schema)
         cases = build_cases(
             scores,
@@ -294,24 +325,16 @@ class Detector:
         scores: pl.DataFrame | None = None,
         *,
         events: Any = None,
-        budget_per_day: float | None = None,
-        false_alert_rate: float | None = None,
-        false_discovery_rate: float | None = None,
-        cooldown_hours: float = 24.0,
         title: str = "Anomaly report",
         command: str | None = None,
+        **threshold: Any,
     ) -> pl.DataFrame:
         """Write one self-contained HTML page of the scored events, and return its cases.
 
         Parameters are those of `alerts`, and the page's `title` and the `command` that makes it again.
         """
         read, scores = self._scored(events, scores)
-        rule = self.threshold(
-            budget_per_day=budget_per_day,
-            false_alert_rate=false_alert_rate,
-            false_discovery_rate=false_discovery_rate,
-            cooldown_hours=cooldown_hours,
-        )
+        rule = self.threshold(**threshold)
         cases = self.cases(read, scores, rule)
         source = Source(
             schema=self.schema,
@@ -331,14 +354,15 @@ class Detector:
     def save(self, folder: Path | str) -> Path:
         """Write the fitted detector into `folder` (manifest and safetensors, no pickle), in one step."""
         self._fitted()
-        calibration = {
-            f"{name}.{key}": value for name, part in self.calibration_.items() for key, value in part.arrays().items()
-        }
-        held: Arrays = {"p": self.holdout_.p, "time": self.holdout_.time, "entity": self.holdout_.entity}
+        held: Arrays = {name: getattr(self.holdout_, name) for name in ("p", "time", "entity", "money")}
         parts: dict[str, Arrays] = {
             model.name: {k: v.numpy() for k, v in model.arrays().items()} for model in self.models_
         }
-        parts |= {"calibration": calibration, "history": {"entities": pack_text(self.known_), **held}}
+        parts |= {
+            "population": self.population_.arrays(),
+            "calibration": self.scorer_.arrays(),
+            "history": {"entities": pack_text(self.known_), **held},
+        }
         manifest = {
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
             "versions": versions(),
@@ -348,8 +372,12 @@ class Detector:
                 "quarantine_hours": self.quarantine_hours,
                 "epochs": self.epochs,
                 "seed": self.seed,
+                "drop_share": self.drop_share,
+                "rehearse": self.rehearse,
             },
+            "gap_seconds": self.gap_,
             "quarantine_seconds": self.quarantine_,
+            "combination": self.scorer_.settings(),
             "encoder": self.encoder_.to_dict(),
             "fitted": self.fitted_,
         }
@@ -379,111 +407,113 @@ class Detector:
     def _restored(cls, manifest: Mapping[str, Any], parts: Mapping[str, Arrays], device: str | None) -> Detector:
         detector = cls(Schema.model_validate(manifest["schema"]), **manifest["parameters"], device=device)
         detector.encoder_ = Encoder.from_dict(detector.schema, manifest["encoder"])
-        detector.quarantine_ = manifest["quarantine_seconds"]
+        detector.gap_, detector.quarantine_ = manifest["gap_seconds"], manifest["quarantine_seconds"]
         detector.models_ = detector._make_models()
         for model in detector.models_:
             model.restore(detector.encoder_.numeric, detector.encoder_.category, parts[model.name])
-        detector.calibration_ = {}
-        for name in {key.rsplit(".", 1)[0] for key in parts["calibration"]}:
-            arrays = {k.rsplit(".", 1)[1]: v for k, v in parts["calibration"].items() if k.rsplit(".", 1)[0] == name}
-            detector.calibration_[name] = TailCalibrator.from_arrays(arrays)
+        detector.population_ = Population(detector.encoder_.numeric).restore(parts["population"])
+        detector.scorer_ = Scorer.restored(detector._fields(), manifest["combination"], parts["calibration"])
         history = parts["history"]
         detector.known_ = unpack_text(history["entities"])
-        detector.holdout_ = Holdout(history["p"], history["time"], history["entity"])
+        detector._codes = {name: code for code, name in enumerate(detector.known_.tolist())}
+        detector.holdout_ = Holdout(history["p"], history["time"], history["entity"], history["money"])
         detector.fitted_ = manifest["fitted"]
         return detector
 
-    def log_p(self, errors: Sequence[NDArray[np.float32]]) -> dict[str, Float]:
-        """Natural logs of the calibrated p-values, (n,) each, by model name, and of both together (``both``)."""
-        logs: dict[str, Float] = {}
-        for model, found in zip(self.models_, errors, strict=True):
-            statistic = combine_fields(found, model.fields.weight)
-            logs[model.name] = self.calibration_[model.name].log_p(statistic)
-        both = sum((-model.weight * logs[model.name] for model in self.models_), start=np.zeros(len(errors[0])))
-        logs["both"] = self.calibration_["both"].log_p(both)
-        return logs
+    def errors(self, sequences: Sequences, mask: Mask | None = None) -> dict[str, NDArray[np.float32]]:
+        """-ln of each field's tail probability by model and in the population, (N, K) each; NaN outside `mask`."""
+        found = {model.name: model.errors(sequences, mask) for model in self.models_}
+        everybody = self.population_.errors(sequences.numeric)
+        if mask is not None:
+            everybody[~mask] = np.nan
+        return {**found, self.population_.name: everybody}
 
-    def _calibrate(self, sequences: Sequences, held: Mask) -> None:
-        """Fit every calibrator on the held-out slice, which trained and stopped nothing."""
-        self.calibration_: dict[str, TailCalibrator] = {}
-        total = np.zeros(int(held.sum()))
-        for model in self.models_:
-            errors = model.errors(sequences, held)[held]
-            for column, values in zip(model.fields.columns, errors.T, strict=True):
-                if np.isfinite(values).any():
-                    name = f"{model.name}.{column.name}"
-                    self.calibration_[name] = TailCalibrator().fit(np.minimum(values, 1e6))
-            statistic = combine_fields(errors, model.fields.weight)
-            calibrator = self.calibration_[model.name] = TailCalibrator().fit(statistic)
-            total -= model.weight * calibrator.log_p(statistic)
-        both = self.calibration_["both"] = TailCalibrator().fit(total)
+    def _fields(self) -> dict[str, Any]:
+        models = {model.name: model.fields.columns for model in self.models_}
+        return {**models, self.population_.name: self.population_.fields}
+
+    def _calibrate(self, frame: pl.DataFrame, sequences: Sequences, held: Mask) -> None:
+        """Rehearse, and fit every calibrator on the held-out slice, which trained and stopped nothing."""
+        since = float(sequences.time[held].min())
+        span = float(sequences.time[held].max()) - since
+        longest = max(scales_of(self.gap_, span, "long"), default=0.0)
+        errors = self.errors(sequences, sequences.time > since - longest)
+        start = Combination(scales=scales_of(self.gap_, span))
+        self.trials_: list[dict[str, Any]] = []
+        if self.rehearse and possible_kinds(frame, self.schema):
+            copies = self._copies(frame, since, EPISODES, self.seed)
+            reference = self._reference(errors, sequences, held)
+            start, self.trials_ = choose(start, copies, reference, self._fields(), self.gap_, span)
+        self.scorer_ = Scorer(self._fields(), start)
+        total = self.scorer_.fit(errors, sequences, held)
         self.check_ = calibration_check(total, sequences.time[held])
-        self.holdout_ = Holdout(both.p_values(total), sequences.time[held], sequences.sequence[held].astype(np.int32))
+        self.known_ = sequences.entity
+        self._codes = {name: code for code, name in enumerate(self.known_.tolist())}
+        p = np.exp(np.maximum(self.scorer_.held_log_p_, LEAST_LOG_P))
+        money = money_field(self.schema)
+        worth = np.full(len(p), np.nan) if money is None else frame.filter(pl.Series(held))[f"n:{money}"].to_numpy()
+        self.holdout_ = Holdout(p, sequences.time[held], sequences.sequence[held].astype(np.int32), worth)
 
-    def _field_surprise(self, errors: Sequence[NDArray[np.float32]]) -> dict[str, Float]:
-        """-log10 of each field's calibrated tail probability, mean over the models; NaN = no statement."""
-        surprise: dict[str, Float] = {}
-        for model, found in zip(self.models_, errors, strict=True):
-            for index, column in enumerate(model.fields.columns):
-                calibrator = self.calibration_.get(f"{model.name}.{column.name}")
-                values = np.full(len(found), np.nan)
-                if calibrator is not None:
-                    values = -calibrator.log_p(np.minimum(found[:, index], 1e6)) / (LN_10 * len(self.models_))
-                surprise[column.name] = surprise[column.name] + values if column.name in surprise else values
-        return surprise
+    def _copies(self, frame: pl.DataFrame, since: float, episodes: int, seed: int) -> Copies:
+        """Histories with planted frauds, judged by the models."""
+        made = inject(frame, self.schema, since=since, episodes=episodes, seed=seed, most_events=MOST_REHEARSED)
+        sequences = self.encoder_.transform(made.frame)
+        after = sequences.time >= made.since[made.episode]
+        return Copies(self.errors(sequences), sequences, made.planted, after, made.kind, made.episode, made.kinds)
 
-    def _status(self, frame: pl.DataFrame, sequences: Sequences) -> pl.Series:
-        fields = [name for name in frame.columns if name[:2] in ("n:", "c:", "p:")]
-        facts = frame.select(
-            incomplete=pl.any_horizontal(pl.lit(value=False), *(pl.col(name).is_null() for name in fields)),
-            unseen=~pl.col("entity").is_in(pl.Series(self.known_.tolist(), dtype=pl.String).implode()),
-            learning=pl.Series(sequences.position < YOUNG),
-        )
-        return facts.select(
-            pl.when("incomplete")
-            .then(pl.lit("incomplete"))
-            .when("learning")
-            .then(pl.lit("learning"))
-            .when("unseen")
-            .then(pl.lit("unseen"))
-            .otherwise(pl.lit("ok"))
-            .alias("status")
-        ).to_series()
+    def _reference(self, errors: Errors, sequences: Sequences, held: Mask) -> Reference:
+        """Whole genuine histories of some entities, up to a number of events."""
+        order = np.random.default_rng(self.seed).permutation(len(sequences.entity))
+        within = np.cumsum(sequences.lengths[order]) <= MOST_REHEARSED
+        within[0] = True
+        which = np.sort(order[within])
+        events = np.isin(sequences.sequence, which)
+        some = {name: values[events] for name, values in errors.items()}
+        return Reference(some, sequences.take(which), held[events])
 
-    def _score_frame(
-        self, frame: pl.DataFrame, mask: Mask, logs: dict[str, Float], fields: dict[str, Float], status: pl.Series
+    def rehearsal(
+        self, events: Any, rule: Threshold | None = None, *, episodes: int = 100, seed: int = 1
     ) -> pl.DataFrame:
-        chosen = frame.with_columns(status).filter(pl.Series(mask))
-        both = np.maximum(logs["both"][mask], -690.0)  # exp(-690) is still a number above 0
-        columns: list[pl.Series | pl.Expr] = [pl.col("row")]
-        if self.schema.event_id is not None:
-            columns.append(pl.col("event_id").alias(self.schema.event_id))
-        columns += entity_columns(self.schema)
-        columns += [
-            utc_time().alias("time"),
-            pl.Series("p_value", np.exp(both)),
-            pl.Series("score", -np.expm1(both)),
-            pl.Series("surprise", -logs["both"][mask] / LN_10),
-            pl.col("status"),
-            *(
-                pl.Series(f"p_{model.name}", np.exp(np.maximum(logs[model.name][mask], -690.0)))
-                for model in self.models_
-            ),
-            *(pl.Series(f"field:{name}", values[mask]).fill_nan(None) for name, values in fields.items()),
-            *(pl.col(f"n:{field.name}").alias(field.name) for field in self.schema.numeric),
-            *(pl.col(f"c:{name}").alias(name) for name in self.schema.categorical),
-        ]
-        return chosen.select(columns).sort("row")
+        """Recall at the alert budget by kind of fraud, without labels: on frauds planted into held-out histories.
 
-    def _quarantine(self, frame: pl.DataFrame, train: Mask) -> float:
-        if self.quarantine_hours is not None:
-            return self.quarantine_hours * 3600.0
+        Parameters
+        ----------
+        events : path, frame or Events
+            The history that was fitted, or a later one; frauds are planted from the start of the held-out slice on.
+        episodes : int
+            Planted frauds of each kind.
+        seed : int
+            Another seed than that of the fit plants other frauds than those that the combination was chosen by.
+        rule : Threshold, optional
+            What `threshold` gave; by default a budget of 50 cases a day.
+
+        Returns
+        -------
+        polars.DataFrame
+            ``kind``, ``recall`` (share of the planted events that alert) with ``low`` and ``high`` (95 %, by episode),
+            ``noticed`` (share of the frauds with an alert), ``episodes``, ``events``.
+        """
+        rule = rule or self.threshold()
+        frame = as_events(events, self.schema).frame
+        if not possible_kinds(frame, self.schema):
+            raise InputError("rehearse: no kind of fraud can be planted into these events; name numbers in the schema")
+        copies = self._copies(frame, self.fitted_["held_out_since"], episodes, seed)
+        sources = copies.sequences
+        judged = self.scorer_.judge(copies.errors, sources, np.full(len(sources.entity), -1))
+        caught = rule.decide(np.exp(np.maximum(judged.log_p, LEAST_LOG_P)))
+        found = recall_by_kind(caught, copies)
+        return pl.DataFrame([{"kind": kind, **values} for kind, values in found.items()])
+
+    def _typical_gap(self, frame: pl.DataFrame, train: Mask) -> float:
+        """Median seconds between two events of an entity at different times; 0 if there are none."""
         gap = raw_numbers(frame, self.schema)["time:gap"][train]
         gap = gap[gap > 0]
-        if not len(gap):
-            return 0.0
-        time = frame["time"].to_numpy()
-        return float(min(QUARANTINE_GAPS * np.median(gap), 0.1 * (time.max() - time.min())))
+        return float(np.median(gap)) if len(gap) else 0.0
+
+    def _quarantine(self, sequences: Sequences) -> float:
+        if self.quarantine_hours is not None:
+            return self.quarantine_hours * 3600.0
+        return float(min(QUARANTINE_GAPS * self.gap_, 0.1 * (sequences.time.max() - sequences.time.min())))
 
     def _settings(self) -> dict[str, str]:
         fitted: Mapping[str, Any] = self.fitted_
@@ -503,7 +533,7 @@ class Detector:
         shared: dict[str, Any] = {
             "hidden": self.hidden,
             "quarantine": self.quarantine_,
-            "training": Training(epochs=self.epochs),
+            "training": Training(epochs=self.epochs, drop_share=self.drop_share),
             "seed": self.seed,
             "device": self.device,
         }
@@ -526,57 +556,6 @@ class Detector:
     def _fitted(self) -> None:
         if not self.models_:
             raise NotFittedError("Detector: not fitted yet; call fit(events), or Detector.load(folder)")
-
-
-def as_events(events: Any, schema: Schema) -> Events:
-    """Return `events` if they are Events already, else read them."""
-    if not isinstance(events, Events):
-        return read_events(events, schema)
-    if events.schema.model_copy(update={"label": schema.label}) != schema:
-        raise SchemaError("these events were read with another schema than the detector's; read them with its own")
-    return events
-
-
-def as_seconds(when: When) -> float | None:
-    """Return a time as seconds since 1970 UTC; a time without a zone is UTC.
-
-    Examples
-    --------
-    >>> as_seconds("1970-01-02")
-    86400.0
-    """
-    if when is None or (isinstance(when, int | float) and np.isfinite(when)):
-        return when
-    said = when
-    if isinstance(when, str):
-        with suppress(ValueError):
-            when = datetime.fromisoformat(when)
-    elif isinstance(when, date) and not isinstance(when, datetime):
-        when = datetime(when.year, when.month, when.day, tzinfo=UTC)
-    if not isinstance(when, datetime):
-        raise ParameterError(f"time {said!r} is not like 2024-01-31 or 2024-01-31T12:00:00+01:00")
-    return (when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp()
-
-
-def split(time: Float) -> tuple[Mask, Mask, Mask]:
-    """Masks (N,) of the events that train, those that say when to stop, and those that calibrate: by time."""
-    if len(time) < FEWEST_EVENTS:
-        raise InputError(f"fit: {len(time)} usable events, at least {FEWEST_EVENTS} are needed; give a longer history")
-    first, second = np.quantile(time, [TRAIN_SHARE, TRAIN_SHARE + STOP_SHARE], method="higher")
-    train, stop, held = time < first, (time >= first) & (time < second), time >= second
-    if not (train.any() and stop.any() and held.any()):
-        raise InputError(
-            "fit: the history cannot be split by time, since most events share one time; check the time column"
-        )
-    return train, stop, held
-
-
-def entity_columns(schema: Schema) -> list[pl.Expr]:
-    """Columns of the entity key, taken apart again."""
-    if len(schema.entity) == 1:
-        return [pl.col("entity").alias(schema.entity[0])]
-    parts = pl.col("entity").str.split(JOINER)
-    return [parts.list.get(index).alias(name) for index, name in enumerate(schema.entity)]
 
 
 def fingerprint(sequences: Sequences) -> str:

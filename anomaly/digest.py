@@ -17,7 +17,7 @@ from anomaly.calibration import TailCalibrator
 from anomaly.ingest import Events
 from anomaly.report import CaseTimeline, ReportData
 from anomaly.schema import Schema
-from anomaly.thresholds import Budget, FalseDiscoveryRate, Threshold
+from anomaly.thresholds import Budget, Threshold
 
 TOP_CASES = 12  # cases with details of their own
 CONTEXT_EVENTS = 8  # events before a case that its table shows, and at most as many of a long case after its first
@@ -59,8 +59,9 @@ class Source:
 def report_data(source: Source, *, title: str, command: str | None) -> ReportData:
     """Compute all that the page shows."""
     scores, cases = source.scores, source.cases
-    threshold = threshold_p(source.rule, scores)
-    decided = source.rule.decide(scores["p_value"].to_numpy())
+    worth = money_at_risk(scores, source.schema)
+    threshold = source.rule.batch_threshold(scores["p_value"].to_numpy(), money=worth)
+    decided = decide(source.rule, scores, source.schema)
     money = money_field(source.schema)
     return ReportData(
         title=title,
@@ -112,11 +113,17 @@ def money_field(schema: Schema) -> str | None:
     return next((field.name for field in schema.numeric if field.scale == "log"), None)
 
 
-def threshold_p(rule: Threshold, scores: pl.DataFrame) -> float:
-    """p-value at which events begin to alert; NaN if none does."""
-    if isinstance(rule, FalseDiscoveryRate):
-        return rule.batch_threshold(scores["p_value"].to_numpy())
-    return rule.threshold_
+def money_at_risk(scores: pl.DataFrame, schema: Schema) -> NDArray[np.float64]:
+    """What each scored event is worth, (n,); NaN where unknown."""
+    name = money_field(schema)
+    if name is None:
+        return np.full(len(scores), np.nan)
+    return scores[name].cast(pl.Float64).fill_null(float("nan")).to_numpy()
+
+
+def decide(rule: Threshold, scores: pl.DataFrame, schema: Schema) -> NDArray[np.bool_]:
+    """Which of the scored events alert, (n,)."""
+    return rule.decide(scores["p_value"].to_numpy(), money=money_at_risk(scores, schema))
 
 
 def summary(source: Source, money: str | None) -> dict[str, str]:

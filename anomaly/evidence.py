@@ -6,6 +6,7 @@ a sum of n of them is Gamma(n, 1) (Fisher 1932).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ Float = NDArray[np.float64]
 SOFT_THRESHOLD = float(np.log(20.0))  # a field says something once its own p-value is below 1 in 20
 FAR = 30.0  # beyond e^-30 no model knows its own tail: such surprises keep their order, but not their size
 GENTLE = 0.1  # weight of all the rest, so that events without a strange field keep an order
+LOUDEST = 7.0  # nats that one event adds to evidence at most: 1 in 1,100; a run is more than one event
 
 
 def combine_fields(surprise: NDArray[np.floating[Any]], weight: Float) -> Float:
@@ -54,11 +56,63 @@ def accumulate(sequences: Sequences, surprise: Float, seconds: float) -> Float:
     lag = sequences.lagged(seconds)
     total = np.concatenate([[0.0], np.cumsum(np.where(np.isfinite(surprise), surprise, 1.0))])
     index = np.arange(len(sequences))
-    number, sums = index - lag + 1.0, total[1:] - total[lag]
-    tail = special.gammaincc(number, sums)
+    number = (index - lag + 1).astype(np.float64)
+    return window_evidence(number, total[1:] - total[lag], 1.0)
+
+
+def recent_sums(sequences: Sequences, surprise: Float, scales: Sequence[float]) -> tuple[Float, Float]:
+    """Summed surprise and number of the events before each one in each window, (N, W) each.
+
+    The event itself is left out: a small payment amid a run of fraud may well be genuine.
+
+    Parameters
+    ----------
+    sequences : Sequences
+        N events.
+    surprise : ndarray, shape (N,)
+        -ln p of each event, on its own; it counts up to `LOUDEST`, NaN as 0.
+    scales : sequence of float
+        W lengths of the window ``(t - scale, t)`` in seconds; earlier events of the same time belong to it.
+    """
+    counted = loud(surprise)
+    total = np.concatenate([[0.0], np.cumsum(counted)])
+    index = np.arange(len(sequences))
+    lags = [sequences.lagged(seconds) for seconds in scales]
+    shape = (len(sequences), 0)
+    sums = np.stack([total[index] - total[lag] for lag in lags], axis=1) if lags else np.zeros(shape)
+    number = np.stack([index - lag for lag in lags], axis=1).astype(np.float64) if lags else np.zeros(shape)
+    return sums, number
+
+
+def loud(surprise: Float) -> Float:
+    """A surprise as it counts for evidence: bounded, since one event is no run; NaN counts 0."""
+    return np.minimum(np.nan_to_num(surprise, posinf=LOUDEST), LOUDEST)
+
+
+def window_evidence(number: Float, sums: Float, dependence: Float | float) -> Float:
+    """-ln of the tail probability of the sum of `number` normal surprises, >= 0 in nats; 0 where there are none.
+
+    Independent surprises would sum to Gamma(n, 1). They are not quite independent, so the law is widened to the
+    variance that was measured: Gamma(n / d, d), of the same mean n and d times the variance (Brown 1975).
+    """
+    known = number > 0
+    shape = np.where(known, number, 1.0) / dependence
+    scaled = np.maximum(sums, 0.0) / dependence
+    tail = special.gammaincc(shape, scaled)
     # Far out the leading term of the incomplete gamma function stands in for what underflows.
-    far = sums - (number - 1) * np.log(np.maximum(sums, 1e-9)) + special.gammaln(number)
-    return np.asarray(np.where(tail > 1e-290, -np.log(np.maximum(tail, 1e-300)), far))
+    far = scaled - (shape - 1) * np.log(np.maximum(scaled, 1e-9)) + special.gammaln(shape)
+    nats = np.where(tail > 1e-290, -np.log(np.maximum(tail, 1e-300)), far)
+    return np.asarray(np.where(known, nats, 0.0))
+
+
+def measure_dependence(sums: Float, number: Float) -> Float:
+    """How many times the variance of independent surprises the sums over each window have, (W,), at least 1.
+
+    E (S - n)^2 / n over the events that have a past, where n is the number of summed surprises of mean 1.
+    """
+    with np.errstate(invalid="ignore", divide="ignore"):
+        found = ((sums - number) ** 2).sum(axis=0) / number.sum(axis=0)
+    return np.asarray(np.maximum(np.nan_to_num(found, nan=1.0, posinf=1.0), 1.0))
 
 
 def rank_surprise(values: Float, most: int = 20_000) -> Float:

@@ -40,7 +40,7 @@ LARGEST_AMOUNT = 1e300  # as much of an amount enters a sum, so that no sum is i
 FARTHEST = 1e4  # encoded numbers lie within this: a marker like 1.8e308 is no infinity, and 0.01 still counts
 CIRCLES: Mapping[str, float] = {"hour": 86400.0, "weekday": 604800.0}
 MONDAY = 4 * 86400.0  # 1970-01-05, the first Monday of the epoch
-DERIVED = ("time:", "count:", "sum:", "place:", "circle:", "clock:", "first:", "changed:", "field:")
+DERIVED = ("time:", "count:", "sum:", "place:", "circle:", "clock:", "first:", "changed:", "field:", "population:")
 SCORE_COLUMNS = (
     "row",
     "time",
@@ -50,6 +50,7 @@ SCORE_COLUMNS = (
     "status",
     "p_autoencoder",
     "p_forecaster",
+    "recent",
     "alerting",
     "reasons",
 )

@@ -1,8 +1,9 @@
 """Stream: one event in, one score out, with each entity's state carried.
 
 Scores equal those of `Detector.score` on the same events: the same definitions, kept up event by event. An entity's
-state is what its features need of the last seven days, the events that still wait out the quarantine, and one LSTM
-state per model; its size does not grow with the length of the history (only with the values it has met).
+state is what its features need of the last seven days, the surprises of the last events at each scale of the evidence,
+the events that still wait out the quarantine, and one LSTM state per model; its size does not grow with the length of
+the history (only with the values it has met).
 """
 
 from __future__ import annotations
@@ -18,8 +19,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from anomaly.detector import LN_10, YOUNG, Detector
+from anomaly.detector import Detector
 from anomaly.errors import OrderError
+from anomaly.evidence import loud
 from anomaly.features import (
     CIRCLES,
     FARTHEST,
@@ -38,6 +40,9 @@ from anomaly.ingest import ParsedEvent, parse_event
 from anomaly.models.base import averaged
 from anomaly.models.batches import CLIP, Events, mean_and_spread, remembered_number
 from anomaly.models.cells import State
+from anomaly.score_table import YOUNG
+from anomaly.scorer import LEAST_LOG_P, LN_10
+from anomaly.thresholds import Threshold
 
 NAN = float("nan")
 ONE = 1 << 1074  # every float is a whole number of ONE-ths
@@ -45,7 +50,10 @@ ONE = 1 << 1074  # every float is a whole number of ONE-ths
 
 @dataclass
 class _Window:
-    """Events of the last seconds, with running sums; whole numbers (see `_whole`), so that taking away is exact."""
+    """Events of the last seconds, with running sums; whole numbers (see `_whole`), so that taking away is exact.
+
+    An event enters and leaves once: O(1) each, however many there are.
+    """
 
     micros: int
     events: deque[tuple[int, tuple[int, ...]]] = field(default_factory=deque)
@@ -54,7 +62,11 @@ class _Window:
     def push(self, now: int, amounts: tuple[int, ...]) -> None:
         self.events.append((now, amounts))
         self.sums = [total + amount for total, amount in zip(self.sums or [0] * len(amounts), amounts, strict=True)]
-        while self.events[0][0] <= now - self.micros:
+        self.leave(now)
+
+    def leave(self, now: int) -> None:
+        """Drop what is too old at `now`."""
+        while self.events and self.events[0][0] <= now - self.micros:
             _, gone = self.events.popleft()
             self.sums = [total - amount for total, amount in zip(self.sums, gone, strict=True)]
 
@@ -66,6 +78,7 @@ class _Entity:
     states: list[State]
     sums: NDArray[np.float64]  # (3, averaged): number, sum and sum of squares of the remembered values
     windows: list[_Window]
+    recent: list[_Window]  # the surprises of the last events, at each scale of the evidence
     seen: list[set[str]]
     events: int = 0
     remembered: int = 0
@@ -82,6 +95,9 @@ class Stream:
     ----------
     detector : Detector
         Fitted. Every entity starts without a history; push its past events first if there are any.
+    rule : Threshold, optional
+        A fitted decision rule, as `Detector.threshold` gives it: each score then says whether it is an ``alert``. Rules
+        that learn (`OnlineFalseDiscoveryRate`, `PeaksOverThreshold`) learn from each event that is pushed.
 
     Examples
     --------
@@ -92,12 +108,14 @@ class Stream:
             result = stream.push(event)
     """
 
-    def __init__(self, detector: Detector) -> None:
+    def __init__(self, detector: Detector, rule: Threshold | None = None) -> None:
         detector.threshold()  # refuses a detector that is not fitted
         self.detector = detector
+        self.rule = rule
         self.schema = detector.schema
         self._encoder = detector.encoder_
-        self._known = set(detector.known_.tolist())
+        self._scorer = detector.scorer_
+        self._known = {name: code for code, name in enumerate(detector.known_.tolist())}
         self._averaged = averaged(self._encoder.numeric)
         self._quarantine = round(detector.quarantine_ * 1e6)
         self._codes = {
@@ -127,7 +145,7 @@ class Stream:
         -------
         dict
             ``p_value`` in (0, 1], ``score`` = 1 - p, ``surprise`` = -log10 p, ``status``, ``p_autoencoder``,
-            ``p_forecaster``.
+            ``p_forecaster``, ``recent`` (-log10 p of the entity's recent past), and with a rule ``alert``.
 
         Raises
         ------
@@ -149,25 +167,40 @@ class Stream:
         now = round(parsed.time * 1e6)
         numeric, category = self._features(entity, parsed, now)
         self._remember(entity, now)
-        logs = self._log_p(entity, numeric, category)
+        errors = self._errors(entity, numeric, category)
+        surprise = self._scorer.surprise(errors)
+        sums, number = self._recent(entity, now)
+        code = np.array([self._known.get(parsed.entity, -1)])
+        judged = self._scorer.judge_sums(errors, surprise, sums, number, code)
         status = self._status(entity, parsed)
+        for window in entity.recent:
+            window.push(now, (_whole(float(loud(surprise)[0])),))
         entity.waiting.append((now, numeric, category))
         entity.events += 1
         entity.time = parsed.time
-        log_p = float(logs.pop("both")[0])
+        log_p = max(float(judged.log_p[0]), LEAST_LOG_P)
+        said: dict[str, Any] = {} if self.rule is None else {"alert": self._alert(parsed, math.exp(log_p))}
         return {
-            "p_value": math.exp(max(log_p, -690.0)),
-            "score": -math.expm1(max(log_p, -690.0)),
-            "surprise": -log_p / LN_10,
+            "p_value": math.exp(log_p),
+            "score": -math.expm1(log_p),
+            "surprise": -float(judged.log_p[0]) / LN_10,
             "status": status,
-            **{f"p_{name}": math.exp(max(float(value[0]), -690.0)) for name, value in logs.items()},
+            **{f"p_{name}": math.exp(max(float(log[0]), LEAST_LOG_P)) for name, log in judged.models.items()},
+            "recent": float(judged.evidence[0]) / LN_10,
+            **said,
         }
+
+    def _alert(self, event: ParsedEvent, p: float) -> bool:
+        assert self.rule is not None
+        money = event.numeric[self._money[0]] if self._money else NAN
+        return self.rule.decide_one(p, money=money)
 
     def _new_entity(self) -> _Entity:
         return _Entity(
             states=[network.memory.empty(1) for network in self._networks],
             sums=np.zeros((3, len(self._averaged))),
             windows=[_Window(seconds * 1_000_000) for seconds in WINDOWS.values()],
+            recent=[_Window(round(seconds * 1e6), sums=[0]) for seconds in self._scorer.combination.scales],
             seen=[set() for _ in self.schema.categorical],
         )
 
@@ -220,19 +253,27 @@ class Stream:
             entity.sums += np.stack([known.astype(np.float64), clipped, clipped**2])
             entity.remembered += 1
 
-    def _log_p(
+    def _recent(self, entity: _Entity, now: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Sums and numbers of the surprises in each window before the event, (1, W) each."""
+        for window in entity.recent:
+            window.leave(now)
+        sums = np.array([[window.sums[0] / ONE for window in entity.recent]])
+        return sums, np.array([[float(len(window.events)) for window in entity.recent]])
+
+    def _errors(
         self, entity: _Entity, numeric: NDArray[np.float32], category: NDArray[np.int64]
-    ) -> dict[str, NDArray[np.float64]]:
+    ) -> dict[str, NDArray[np.float32]]:
+        """-ln of each field's tail probability by model, (1, K) each."""
         mean, spread = mean_and_spread(*entity.sums)
         statistics = np.empty((1, 1 + 2 * len(mean)), dtype=np.float32)
         statistics[0, 0] = remembered_number(entity.remembered)
         statistics[0, 1::2], statistics[0, 2::2] = mean, spread
         events = Events(torch.from_numpy(numeric)[None], torch.from_numpy(category)[None], torch.from_numpy(statistics))
-        errors = [
-            network.predict(state[0][0], events).errors(events).numpy()
-            for network, state in zip(self._networks, entity.states, strict=True)
-        ]
-        return self.detector.log_p(errors)
+        judged = {
+            model.name: network.predict(state[0][0], events).errors(events).numpy()
+            for model, network, state in zip(self.detector.models_, self._networks, entity.states, strict=True)
+        }
+        return {**judged, "population": self.detector.population_.errors(numeric[None])}
 
     def _status(self, entity: _Entity, event: ParsedEvent) -> str:
         place = self.schema.place is not None and (math.isnan(event.latitude) or math.isnan(event.longitude))

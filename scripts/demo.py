@@ -54,7 +54,7 @@ def demonstrate(wish: argparse.Namespace, told: str) -> int:
     from rich.console import Console
 
     from anomaly import SIMULATED_SCHEMA, Detector, simulate
-    from anomaly.cli import case_table
+    from anomaly.terminal import case_table
 
     console = Console(highlight=False)
     since = START + timedelta(days=2 * wish.days // 3)

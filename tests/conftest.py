@@ -51,12 +51,14 @@ def agree(found: pl.DataFrame, expected: pl.DataFrame, key: str = "id") -> None:
     assert both["p_value expected"].null_count() == 0
     assert both["status"].to_list() == both["status expected"].to_list()
     numbers = [
-        name for name in found.columns if name[:2] == "p_" or name[:6] == "field:" or name in ("score", "surprise")
+        name
+        for name in found.columns
+        if name[:2] == "p_" or name[:6] == "field:" or name in ("score", "surprise", "recent")
     ]
     for name in numbers:
         mine, other = (both[column].fill_null(np.nan).to_numpy() for column in (name, f"{name} expected"))
         assert np.isnan(mine).tolist() == np.isnan(other).tolist(), name
-        is_p = name not in ("surprise",) and not name.startswith("field:")
+        is_p = name not in ("surprise", "recent") and not name.startswith("field:")
         away = np.nan_to_num(np.abs(mine - other) / (1.0 if is_p else np.maximum(1.0, np.abs(other))))
         assert away.max(initial=0.0) <= (1e-5 if is_p else 1e-3), name
 

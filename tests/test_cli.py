@@ -16,9 +16,10 @@ import polars as pl
 import pytest
 from typer.testing import CliRunner, Result
 
-from anomaly.cli import app, case_table
+from anomaly.cli import app
 from anomaly.ingest import read_events
 from anomaly.schema import Schema
+from anomaly.terminal import case_table
 
 SINCE = "2024-02-10"
 BAD_AMOUNTS = (5, 6, 7)
@@ -210,6 +211,24 @@ def test_a_fit_is_resumed_from_its_checkpoint(chain: Chain, here: Path) -> None:
     again = done("fit", chain.events, *options, "--resume")
     assert sorted(path.stem for path in (here / "kept").iterdir()) == ["autoencoder", "forecaster"]
     assert again["models"] == first["models"]
+
+
+def test_a_rehearsal_on_the_command_line(chain: Chain) -> None:
+    told = done("rehearse", chain.events, "--detector", chain.detector, "--episodes", "5", "--budget-per-day", "5")
+    kinds = {one["kind"]: one for one in told["kinds"]}
+    assert {"scaled", "burst", "new_category", "far_place", "wake_up"} <= kinds.keys()
+    assert all(0 <= one["low"] <= one["recall"] <= one["high"] <= 1 for one in kinds.values())
+    shown = run("rehearse", chain.events, "--detector", chain.detector, "--episodes", "5")
+    assert shown.exit_code == 0, shown.output
+    assert "Budget of 50 cases a day" in shown.stdout and "new category" in shown.stdout and "noticed" in shown.stdout
+
+
+def test_a_report_by_cost_needs_the_share_of_fraud(chain: Chain, here: Path) -> None:
+    options = ("--detector", chain.detector, "--since", SINCE)
+    refused = run("report", chain.events, *options, "--alert-cost", "20")
+    assert refused.exit_code == 2 and "fraud_share" in refused.stderr
+    told = done("report", chain.events, *options, "--alert-cost", "20", "--fraud-share", "0.05", "--out", "r.html")
+    assert told["cases"] > 0 and (here / "r.html").exists()
 
 
 def test_the_table_of_cases_keeps_text_from_the_data_in_its_place(chain: Chain) -> None:

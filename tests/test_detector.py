@@ -16,9 +16,12 @@ from polars.testing import assert_frame_equal
 from anomaly.detector import Detector, as_seconds, split
 from anomaly.errors import ArtifactError, InputError, NotFittedError, ParameterError, SchemaError
 from anomaly.ingest import read_events
+from anomaly.injections import possible_kinds
 from anomaly.progress import TrainingBar
+from anomaly.rehearsal import LEAST_GAIN
 from anomaly.schema import NumericField, Schema
 from anomaly.simulator import SIMULATED_SCHEMA, simulate
+from anomaly.thresholds import PeaksOverThreshold
 
 Untidy = Callable[[float | None], Detector]
 
@@ -50,8 +53,9 @@ def test_a_score_table_has_the_columns_it_promises(scores: pl.DataFrame) -> None
     fields = [name for name in scores.columns if name.startswith("field:")]
     assert "field:amount" in fields
     assert "field:time:gap" in fields
+    assert "field:population:amount" in fields
     read = ["amount", "merchant_category", "channel", "merchant_id", "device_id"]
-    assert scores.columns[len(first) :] == ["p_forecaster", *fields, *read]
+    assert scores.columns[len(first) :] == ["p_forecaster", "recent", *fields, *read]
     assert scores.schema["time"] == pl.Datetime("us", "UTC")
 
 
@@ -82,10 +86,55 @@ def test_alerts_are_cases_of_the_strangest_events_with_reasons(
 
 
 def test_every_way_to_choose_a_threshold_works_and_only_one_at_a_time(detector: Detector) -> None:
-    for options in ({"budget_per_day": 3}, {"false_alert_rate": 0.01}, {"false_discovery_rate": 0.2}, {}):
-        assert "case" in detector.threshold(**options).describe()
+    ways: list[dict[str, float]] = [{"budget_per_day": 3}, {"false_alert_rate": 0.01}, {"false_discovery_rate": 0.2}]
+    for options in (*ways, {"alert_cost": 5.0, "fraud_share": 0.01}, {}):
+        assert "case" in detector.threshold(None, **options).describe()
+    assert "follow" in detector.threshold(PeaksOverThreshold(0.001)).describe()
     with pytest.raises(ParameterError, match="one of"):
         detector.threshold(budget_per_day=3, false_alert_rate=0.01)
+    with pytest.raises(ParameterError, match="one of"):
+        detector.threshold(PeaksOverThreshold(0.001), false_alert_rate=0.01)
+    with pytest.raises(ParameterError, match="go together"):
+        detector.threshold(alert_cost=5.0)
+
+
+def test_a_cost_is_weighed_against_the_money_at_risk(detector: Detector, payments: pl.DataFrame) -> None:
+    scores = detector.score(payments)
+    cases = detector.alerts(scores, events=payments, alert_cost=20.0, fraud_share=0.05)
+    alerting = scores.filter(pl.col("row").is_in(cases["rows"].explode().implode()))
+    assert len(alerting) and (alerting["amount"] > 20.0).all(), "nothing below the cost of an alert"
+    dearer = detector.alerts(scores, events=payments, alert_cost=200.0, fraud_share=0.05)
+    assert dearer["alerts"].sum() < cases["alerts"].sum()
+
+
+def test_a_rehearsal_tells_the_recall_of_each_kind_and_changes_nothing(
+    detector: Detector, payments: pl.DataFrame, scores: pl.DataFrame
+) -> None:
+    found = detector.rehearsal(payments, detector.threshold(budget_per_day=2), episodes=8)
+    assert found["kind"].to_list() == list(
+        possible_kinds(read_events(payments, SIMULATED_SCHEMA).frame, SIMULATED_SCHEMA)
+    )
+    assert ((found["low"] <= found["recall"]) & (found["recall"] <= found["high"])).all()
+    assert found["recall"].is_between(0, 1).all() and found["noticed"].is_between(0, 1).all()
+    large = found.filter(kind="large")
+    assert large["recall"].item() > 0.8, "amounts beyond all others"
+    loose = detector.rehearsal(payments, detector.threshold(budget_per_day=20), episodes=8)
+    assert loose["recall"].mean() > found["recall"].mean()  # type: ignore[operator]
+    assert_frame_equal(detector.score(payments), scores, check_exact=True)
+
+
+def test_the_combination_is_chosen_on_copies_that_touch_nothing_else(little: pl.DataFrame) -> None:
+    """With and without a rehearsal the networks are the same; what was tried is told."""
+    fits = [
+        Detector(SIMULATED_SCHEMA, hidden=4, epochs=1, rehearse=on).fit(little, progress=False) for on in (True, False)
+    ]
+    for mine, other in zip(fits[0].models_, fits[1].models_, strict=True):
+        assert all(bool((mine.arrays()[name] == value).all()) for name, value in other.arrays().items())
+    assert fits[1].fitted_["trials"] == []
+    trials = fits[0].fitted_["trials"]
+    assert trials[0]["what"] == "start" and {one["what"] for one in trials[1:]} >= {"evidence", "population", "other"}
+    for one in trials[1:]:
+        assert not one["taken"] or one["gain"] > max(2 * one["standard_error"], LEAST_GAIN)
 
 
 def test_a_budget_is_kept_on_normal_days(detector: Detector) -> None:

@@ -22,7 +22,6 @@ from anomaly.digest import (
     rejects,
     report_data,
     score_histogram,
-    threshold_p,
 )
 from anomaly.explain import expected_range
 from anomaly.ingest import read_events
@@ -123,7 +122,7 @@ def test_the_threshold_parts_the_alerting_events_from_the_rest(source: Source, d
     p = source.scores["p_value"].to_numpy()
     rules: list[Threshold] = [source.rule, detector.threshold(false_discovery_rate=0.3)]
     for rule in rules:
-        limit = threshold_p(rule, source.scores)
+        limit = rule.batch_threshold(p)
         np.testing.assert_array_equal(rule.decide(p), p <= limit)
 
 

@@ -18,6 +18,7 @@ from anomaly.errors import InputError, NotFittedError, OrderError
 from anomaly.ingest import read_events
 from anomaly.schema import NumericField, Place, Schema
 from anomaly.stream import Stream
+from anomaly.thresholds import OnlineFalseDiscoveryRate
 
 Untidy = Callable[[float | None], Detector]
 
@@ -245,7 +246,25 @@ def test_other_columns_are_ignored_and_absent_ones_are_missing(untidy_detector: 
     assert plain["status"] == "learning"
     holed = Stream(detector).push({name: value for name, value in row.items() if name != "tip"})
     assert holed["status"] == "incomplete"
-    assert set(holed) == {"p_value", "score", "surprise", "status", "p_autoencoder", "p_forecaster"}
+    assert set(holed) == {"p_value", "score", "surprise", "status", "p_autoencoder", "p_forecaster", "recent"}
+
+
+def test_a_stream_with_a_rule_alerts_as_the_table_does(detector: Detector, payments: pl.DataFrame) -> None:
+    few = payments.filter(pl.col("customer_id").is_in(["C01", "C02", "C40"])).head(150)
+    rule = detector.threshold(false_alert_rate=0.05)
+    streamed = pushed(Stream(detector, rule), few, "time")
+    assert streamed["alert"].to_list() == rule.decide(detector.score(few)["p_value"].to_numpy()).tolist()
+    assert 0 < streamed["alert"].sum() < 75
+
+
+def test_a_rule_that_learns_learns_from_what_is_pushed(detector: Detector, payments: pl.DataFrame) -> None:
+    few = payments.sort("time").head(150)
+    rules = [detector.threshold(OnlineFalseDiscoveryRate(0.1)) for _ in range(2)]
+    before = rules[0].state()
+    streamed = pushed(Stream(detector, rules[0]), few, "time")
+    by_hand = [rules[1].decide_one(p) for p in streamed["p_value"]]
+    assert streamed["alert"].to_list() == by_hand
+    assert rules[0].state() == rules[1].state() != before
 
 
 def test_the_split_of_the_untidy_table_leaves_entities_unseen() -> None:

@@ -12,7 +12,18 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from anomaly.errors import NotFittedError, ParameterError
-from anomaly.thresholds import Budget, FalseAlertRate, FalseDiscoveryRate, Threshold, case_numbers, count_cases
+from anomaly.thresholds import (
+    Budget,
+    ExpectedCost,
+    FalseAlertRate,
+    FalseDiscoveryRate,
+    OnlineFalseDiscoveryRate,
+    PeaksOverThreshold,
+    StreamThreshold,
+    Threshold,
+    case_numbers,
+    count_cases,
+)
 
 DAY = 86_400.0
 Floats = NDArray[np.float64]
@@ -28,6 +39,19 @@ def cases_by_hand(time: list[float], entity: list[int], decided: list[bool], hou
     alerts = sorted((e, t) for t, e, d in zip(time, entity, decided, strict=True) if d)
     joined = sum(a[0] == b[0] and b[1] - a[1] < hours * 3600 for a, b in itertools.pairwise(alerts))
     return len(alerts) - joined
+
+
+def every_rule() -> list[Threshold]:
+    """One of each kind; a new rule is tested by being listed."""
+    return [
+        FalseAlertRate(0.005),
+        Budget(20),
+        FalseDiscoveryRate(0.2),
+        FalseDiscoveryRate(0.2, "any"),
+        OnlineFalseDiscoveryRate(0.2),
+        PeaksOverThreshold(0.005),
+        ExpectedCost(20.0, fraud_share=0.01),
+    ]
 
 
 events = st.lists(st.tuples(st.integers(0, 300_000), st.integers(0, 3), st.booleans()), max_size=60)
@@ -168,15 +192,51 @@ def test_busy_days_widen_the_interval() -> None:
     assert busy.high - busy.low > 1.5 * (calm.high - calm.low)
 
 
-@pytest.mark.parametrize("rule", [FalseAlertRate(0.001), Budget(5), FalseDiscoveryRate(0.1)])
-def test_description_is_for_people(rule: Threshold) -> None:
+@pytest.mark.parametrize("rule", every_rule(), ids=lambda rule: type(rule).__name__)
+def test_every_rule_keeps_the_contract(rule: Threshold) -> None:
+    p, time, entity = held_out(n=10_000)
+    money = np.random.default_rng(8).lognormal(3, 1, p.size)
     with pytest.raises(NotFittedError):
         rule.describe()
     with pytest.raises(NotFittedError):
-        rule.decide([0.1])
-    text = rule.fit(*held_out(n=10_000)).describe()
+        rule.decide([0.1], money=[1.0])
+    assert rule.fit(p, time, entity, money=money) is rule
+    text = rule.describe()
     assert re.search(r"cases a day on held-out data \(9 days in 10: [\d.,]+ to [\d.,]+\)", text)
+    assert re.search(r"; back-test on 20 held-out days: \d+ within", text)
     assert "nan" not in text
+    assert rule.low <= rule.expected_per_day <= rule.high
+    assert rule.events_per_day >= rule.expected_per_day
+
+    batch = np.concatenate([p[:3_000], np.full(40, 1e-9), [np.nan]])
+    amounts = np.concatenate([money[:3_000], np.full(41, 1e4)])
+    decided = rule.decide(batch, money=amounts)
+    assert decided.shape == batch.shape and decided.dtype == np.bool_
+    assert decided[3_000:3_040].all() and not decided[-1]
+    np.testing.assert_array_equal(rule.decide(batch, money=amounts), decided)  # deciding teaches nothing
+    assert batch[decided].max() <= rule.batch_threshold(batch, money=amounts) < 0.05
+    assert rule.decide([], money=[]).shape == (0,)
+    again = (rule.threshold_, rule.expected_per_day, rule.low, rule.high, text)
+    rule.fit(p, time, entity, money=money)
+    assert again == (rule.threshold_, rule.expected_per_day, rule.low, rule.high, rule.describe())
+
+
+@pytest.mark.parametrize("rule", every_rule(), ids=lambda rule: type(rule).__name__)
+def test_one_event_is_decided_as_in_a_batch(rule: Threshold) -> None:
+    p, time, entity = held_out(n=10_000)
+    rule.fit(p, time, entity, money=np.full(p.size, 100.0))
+    if isinstance(rule, FalseDiscoveryRate):
+        with pytest.raises(ParameterError, match=r"for a stream take OnlineFalseDiscoveryRate\(0.2\)"):
+            rule.decide_one(0.1)
+        return
+    for value in (1e-12, 0.3, float("nan"), 1.0):
+        batch = rule.decide([value], money=[100.0])
+        alerts = rule.decide_one(value, money=100.0)
+        assert isinstance(alerts, bool)
+        assert alerts == batch[0] == (value < 1e-6)
+    with pytest.raises(ParameterError, match="within 0 and 1"):
+        rule.decide_one(1.5, money=100.0)
+    assert isinstance(rule, StreamThreshold) == hasattr(rule, "state")
 
 
 def test_descriptions_read_well() -> None:
@@ -200,12 +260,21 @@ def test_descriptions_read_well() -> None:
         Budget(float("nan")),
         FalseDiscoveryRate(0),
         FalseDiscoveryRate(1.5),
+        FalseDiscoveryRate(0.1, "none"),  # type: ignore[arg-type]
+        OnlineFalseDiscoveryRate(1.0),
+        PeaksOverThreshold(0.0),
+        PeaksOverThreshold(0.01),
+        PeaksOverThreshold(0.001, peaks=99),
+        ExpectedCost(0.0, 0.01),
+        ExpectedCost(float("nan"), 0.01),
+        ExpectedCost(10.0, 0.0),
         Budget(5, cooldown_hours=-1),
     ],
 )
 def test_parameters_are_checked_in_fit(rule: Threshold) -> None:
+    p, time, entity = held_out(n=100)
     with pytest.raises(ParameterError, match="expected"):
-        rule.fit(*held_out(n=100))
+        rule.fit(p, time, entity, money=np.ones(100))
 
 
 def test_bad_input_is_refused() -> None:

@@ -50,6 +50,7 @@ class SequenceModel:
     def __post_init__(self) -> None:
         self.network_: Network | None = None
         self.run_: Run | None = None
+        self._dropped: Mask | None = None
 
     @property
     def weight(self) -> float:
@@ -99,7 +100,12 @@ class SequenceModel:
             settings=repr(replace(self, device=None)),
         )
         self.run_ = trainer.fit(progress=progress, checkpoint=checkpoint, resume=resume)
+        self._dropped = trainer.weight == 0
         return self
+
+    def kept(self, train: Mask) -> Mask:
+        """The events of `train` (N,) that the robust weights had not dropped at the end of `fit`."""
+        return train if self._dropped is None else train & ~self._dropped
 
     def _check(self) -> None:
         for name, least in (("hidden", 1), ("quarantine", 0), ("seed", 0)):

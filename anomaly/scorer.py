@@ -1,0 +1,332 @@
+"""Scorer: what the models found strange about each event -> one calibrated p-value.
+
+Three steps, the same for a table and for a stream:
+
+1. *The event on its own*: the surprises of its fields, of all models, weighted and summed (`evidence.combine_fields`),
+   and calibrated on the held-out slice.
+2. *Its entity's recent past*: evidence at several time scales from what the events before it were on their own.
+   Frauds come in runs.
+3. *Both together*, calibrated again: by how busy the entity is of late, and by how often its events were strange in the
+   held-out slice, each as far as there is enough of it (credibility; Bühlmann 1967): the population speaks for the
+   rest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from anomaly.calibration import TailCalibrator
+from anomaly.evidence import accumulate, combine_fields, measure_dependence, recent_sums, window_evidence
+from anomaly.features import Column
+from anomaly.sequences import Sequences
+
+Float = NDArray[np.float64]
+Errors = Mapping[str, NDArray[np.float32]]  # by model: -ln of each field's tail probability, (N, K)
+
+LN_10 = float(np.log(10.0))
+LEAST_LOG_P = -690.0  # exp of it is still a number above 0
+SUSPECT_SHARE = 0.03  # of the held-out events, those with the strangest recent past: they teach nothing about normal
+GROUPS = 3  # of entities by how busy they are
+GROUP_PSEUDO_EVENTS = 1000.0  # held-out events at which a group speaks for itself as loud as the population
+COUNT_FROM, COUNT_TO = float(np.log(10.0)), float(np.log(40.0))  # an event counts as strange from 1 in 10 to 1 in 40
+
+
+@dataclass(frozen=True, kw_only=True)
+class Combination:
+    """What counts how much: all that a rehearsal may choose (see `anomaly.rehearsal`).
+
+    Attributes
+    ----------
+    other : float
+        Weight of the fields that the schema does not name, beside 1 for the numbers that it does.
+    autoencoder : float
+        Weight of the autoencoder beside the forecaster. It has seen the event that it judges, and ranks worse for it.
+    population : float
+        Weight of what is rare among everybody (see `anomaly.population`).
+    evidence : float
+        What the first nat of evidence from the recent past counts, at each scale, beside a nat of the event's own
+        surprise.
+    ceiling : float
+        What the recent past can add at most, in nats. It tells that the entity is probably in a thief's hands, and no
+        more than that: the odds of each event rise by a factor, however long the run was. 0 = the past is left out.
+    scales : tuple of float
+        Lengths of the windows in seconds, rising.
+    """
+
+    other: float = 0.3
+    autoencoder: float = 0.3
+    population: float = 0.6
+    evidence: float = 0.4
+    ceiling: float = 5.0
+    scales: tuple[float, ...] = ()
+
+    def model_weight(self, name: str) -> float:
+        """Weight of a model's statistic."""
+        known: dict[str, float] = {"autoencoder": self.autoencoder, "population": self.population}
+        return known.get(name, 1.0)
+
+    def field_weights(self, columns: Sequence[Column]) -> Float:
+        """Weights of a model's fields, (K,)."""
+        return np.array([1.0 if column.weight == 1.0 else self.other for column in columns])
+
+    def own(self, errors: Errors, fields: Mapping[str, Sequence[Column]]) -> Float:
+        """Statistic of each event on its own, (N,); higher = stranger, NaN = no model says anything."""
+        parts: list[Float] = [
+            self.model_weight(name) * combine_fields(errors[name], self.field_weights(columns))
+            for name, columns in fields.items()
+        ]
+        every: Float = np.stack(parts)
+        return np.asarray(np.where(np.isnan(every).all(axis=0), np.nan, np.nan_to_num(every).sum(axis=0)))
+
+    def total(self, surprise: Float, sums: Float, number: Float, dependence: Float) -> Float:
+        """The event's own surprise (N,) and what its recent past adds, in nats; (N, W) sums and numbers."""
+        if not self.ceiling:
+            return surprise
+        past = self.evidence * window_evidence(number, sums, dependence).sum(axis=1)
+        return np.asarray(surprise - self.ceiling * np.expm1(-past / self.ceiling))
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What is said of n events.
+
+    Attributes
+    ----------
+    models : dict of str to ndarray, shape (n,)
+        Natural logs of the p-values of each model alone.
+    log_p : ndarray, shape (n,)
+        Natural log of the p-value after all.
+    evidence : ndarray, shape (n,)
+        Nats that speak against the entity's recent past, at the scale where it is strangest.
+    """
+
+    models: dict[str, Float]
+    log_p: Float
+    evidence: Float
+
+
+class Scorer:
+    """Combines and calibrates; see the module.
+
+    Parameters
+    ----------
+    fields : mapping of str to sequence of Column
+        The K scored fields of each model, and of the population.
+    combination : Combination
+        The weights.
+    """
+
+    def __init__(self, fields: Mapping[str, Sequence[Column]], combination: Combination) -> None:
+        self.fields = {name: tuple(columns) for name, columns in fields.items()}
+        self.combination = combination
+        self.calibrators_: dict[str, TailCalibrator] = {}
+
+    def fit(self, errors: Errors, sequences: Sequences, held: NDArray[np.bool_]) -> Float:
+        """Calibrate on the held-out events; return their statistic after all, (n,).
+
+        Parameters
+        ----------
+        errors : mapping of str to ndarray, shape (N, K)
+            NaN where an event was not judged; judged must be the held-out events and those in the longest window before
+            them.
+        sequences : Sequences
+            The N events.
+        held : ndarray of bool, shape (N,)
+            Events that trained nothing.
+        """
+        calibrators = self.calibrators_ = {}
+        for name, columns in self.fields.items():
+            for column, values in zip(columns, errors[name][held].T, strict=True):
+                if np.isfinite(values).any():
+                    calibrators[f"{name}.{column.name}"] = TailCalibrator().fit(np.minimum(values, 1e6))
+            if len(columns):
+                statistic = combine_fields(errors[name][held], self.combination.field_weights(columns))
+                calibrators[name] = TailCalibrator().fit(np.nan_to_num(statistic))
+        own = self.combination.own(errors, self.fields)
+        calibrators["own"] = TailCalibrator().fit(own[held])
+        surprise = -calibrators["own"].log_p(own)
+        sums, number = recent_sums(sequences, surprise, self.combination.scales)
+        usual = held & ~suspects(sequences, surprise, self.combination.scales, held)
+        self.dependence_ = measure_dependence(sums[usual], number[usual])
+        self._fit_entities(surprise[held], sequences.sequence[held], len(sequences.entity))
+        total = self.combination.total(surprise, sums, number, self.dependence_)[held]
+        total -= self._own_rate(surprise[held], sequences.sequence[held])
+        busy = _busy(number)[held]
+        self.edges_ = np.quantile(busy, np.arange(1, GROUPS) / GROUPS)
+        calibrators["all"] = TailCalibrator().fit(total)
+        groups = self._group(busy)
+        for group in range(GROUPS):
+            if (groups == group).sum() >= GROUP_PSEUDO_EVENTS / 10:
+                calibrators[f"group.{group}"] = TailCalibrator().fit(total[groups == group])
+        self.held_log_p_ = self._calibrated(total, busy)
+        return total
+
+    def judge(
+        self, errors: Errors, sequences: Sequences, entity: NDArray[np.int64], mask: NDArray[np.bool_] | None = None
+    ) -> Judgement:
+        """Judge events of whole histories.
+
+        Parameters
+        ----------
+        errors : mapping of str to ndarray, shape (N, K)
+            Of the events to judge, and of those in the longest window before them.
+        sequences : Sequences
+            The N events.
+        entity : ndarray of int, shape (S,)
+            Each sequence's place in the history that was fitted, -1 = unseen.
+        mask : ndarray of bool, shape (N,), optional
+            The n events to judge; all by default.
+        """
+        surprise = self.surprise(errors)
+        sums, number = recent_sums(sequences, surprise, self.combination.scales)
+        chosen = np.ones(len(sequences), dtype=bool) if mask is None else mask
+        some = {name: values[chosen] for name, values in errors.items()}
+        places = entity[sequences.sequence[chosen]]
+        return self.judge_sums(some, surprise[chosen], sums[chosen], number[chosen], places)
+
+    def judge_sums(
+        self, errors: Errors, surprise: Float, sums: Float, number: Float, entity: NDArray[np.int64]
+    ) -> Judgement:
+        """Judge N events by their own surprise (N,) and the sums (N, W) over their entities' recent past."""
+        models = {
+            name: self.calibrators_[name].log_p(
+                np.nan_to_num(combine_fields(errors[name], self.combination.field_weights(columns)))
+            )
+            for name, columns in self.fields.items()
+            if name in self.calibrators_ and name != "population"
+        }
+        total = self.combination.total(surprise, sums, number, self.dependence_) - self.rate(entity)
+        evidence = window_evidence(number, sums, self.dependence_).max(axis=1, initial=0.0)
+        return Judgement(models, self._calibrated(total, _busy(number)), evidence)
+
+    def surprise(self, errors: Errors) -> Float:
+        """-ln p of each event on its own, (N,)."""
+        return -self.calibrators_["own"].log_p(self.combination.own(errors, self.fields))
+
+    def field_surprise(self, errors: Errors) -> dict[str, Float]:
+        """-log10 of each field's calibrated tail probability, (N,), mean over its models; NaN = no statement."""
+        found: dict[str, list[Float]] = {}
+        for model, columns in self.fields.items():
+            for index, column in enumerate(columns):
+                calibrator = self.calibrators_.get(f"{model}.{column.name}")
+                values = np.full(len(errors[model]), np.nan)
+                if calibrator is not None:
+                    values = -calibrator.log_p(np.minimum(errors[model][:, index], 1e6)) / LN_10
+                found.setdefault(column.name, []).append(values)
+        return {name: np.mean(values, axis=0) for name, values in found.items()}
+
+    def rate(self, entity: NDArray[np.int64]) -> Float:
+        """Log of how many times as often as usual an entity's events were strange, (N,); 0 for unseen ones."""
+        known = np.maximum(entity, 0)
+        return np.where(entity >= 0, self._log_rate(self.counted_[known], self.events_[known]), 0.0)
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """What was learned, by name."""
+        found = {
+            f"{name}|{key}": value for name, one in self.calibrators_.items() for key, value in one.arrays().items()
+        }
+        learned = {
+            "dependence": self.dependence_,
+            "edges": self.edges_,
+            "counted": self.counted_,
+            "events": self.events_,
+            "credibility": np.array([self.credibility_, self.usual_rate_]),
+        }
+        return found | {f"|{name}": value for name, value in learned.items()}
+
+    @classmethod
+    def restored(
+        cls, fields: Mapping[str, Sequence[Column]], combination: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]
+    ) -> Scorer:
+        """Bring back what `arrays` and `Combination` were."""
+        scorer = cls(fields, Combination(**{**combination, "scales": tuple(combination["scales"])}))
+        by_name: dict[str, dict[str, NDArray[Any]]] = {}
+        for path, value in arrays.items():
+            name, key = path.split("|")
+            by_name.setdefault(name, {})[key] = value
+        learned = by_name.pop("")
+        scorer.calibrators_ = {name: TailCalibrator.from_arrays(parts) for name, parts in by_name.items()}
+        scorer.dependence_, scorer.edges_ = learned["dependence"], learned["edges"]
+        scorer.counted_, scorer.events_ = learned["counted"], learned["events"]
+        scorer.credibility_, scorer.usual_rate_ = map(float, learned["credibility"])
+        return scorer
+
+    def settings(self) -> dict[str, Any]:
+        """The combination as plain JSON values."""
+        return asdict(self.combination)
+
+    def _fit_entities(self, surprise: Float, entity: NDArray[np.int64], entities: int) -> None:
+        """How often each entity's held-out events were strange, and how far to believe that: v / t^2 pseudo-events.
+
+        v is the variance within the entities, t^2 that between them (Bühlmann 1967).
+        """
+        strange = count_strange(surprise)
+        self.events_ = np.bincount(entity, minlength=entities).astype(np.float64)
+        self.counted_ = np.bincount(entity, strange, minlength=entities).astype(np.float64)
+        squares = np.bincount(entity, strange**2, minlength=entities)
+        self.usual_rate_ = max(float(strange.mean()), 1e-6)
+        many = self.events_ > 1
+        n = self.events_[many]
+        mean = self.counted_[many] / n
+        within = float(((squares[many] - n * mean**2).clip(min=0)).sum() / max(1.0, (n - 1).sum()))
+        between = (
+            float(np.average((mean - self.usual_rate_) ** 2, weights=n)) - within * many.sum() / n.sum()
+            if len(n)
+            else 0.0
+        )
+        self.credibility_ = min(within / between, 1e6) if between > 0 and within > 0 else 1e6
+
+    def _own_rate(self, surprise: Float, entity: NDArray[np.int64]) -> Float:
+        """`rate` of the held-out events, each without itself."""
+        return self._log_rate(self.counted_[entity] - count_strange(surprise), self.events_[entity] - 1.0)
+
+    def _log_rate(self, counted: Float, events: Float) -> Float:
+        prior = self.credibility_ * self.usual_rate_
+        return np.asarray(
+            np.log((prior + np.maximum(counted, 0.0)) / (prior + np.maximum(events, 0.0) * self.usual_rate_))
+        )
+
+    def _group(self, busy: Float) -> NDArray[np.int64]:
+        return np.searchsorted(self.edges_, busy, side="right")
+
+    def _calibrated(self, total: Float, busy: Float) -> Float:
+        """Natural logs of the p-values of `total`: the group's and the population's, each by what it is worth."""
+        log_p = self.calibrators_["all"].log_p(total)
+        groups = self._group(busy)
+        for group in np.unique(groups):
+            one = self.calibrators_.get(f"group.{group}")
+            if one is not None:
+                mine = groups == group
+                share = one.n_ / (one.n_ + GROUP_PSEUDO_EVENTS)
+                with np.errstate(invalid="ignore"):  # NaN = no statement
+                    log_p[mine] = np.logaddexp(np.log(share) + one.log_p(total[mine]), np.log1p(-share) + log_p[mine])
+        return np.asarray(np.minimum(log_p, 0.0))
+
+
+def count_strange(surprise: Float) -> Float:
+    """Does an event count as strange: 0 to 1, rising softly, so that rounding counts no event twice or never."""
+    return np.clip((np.nan_to_num(surprise) - COUNT_FROM) / (COUNT_TO - COUNT_FROM), 0.0, 1.0)
+
+
+def suspects(
+    sequences: Sequences, surprise: Float, scales: Sequence[float], held: NDArray[np.bool_]
+) -> NDArray[np.bool_]:
+    """The held-out events with the strangest recent past, themselves included: (N,) bool, `SUSPECT_SHARE` of them.
+
+    The held-out slice holds fraud too; where its level matters, as for the alert budget of a rehearsal, it is left out.
+    """
+    if not len(scales):
+        return np.zeros(len(surprise), dtype=bool)
+    bounded = np.minimum(np.nan_to_num(surprise, nan=1.0), 7.0)
+    worst = np.max([accumulate(sequences, bounded, scale) for scale in scales], axis=0)
+    return np.asarray(held & (worst > np.quantile(worst[held], 1 - SUSPECT_SHARE)))
+
+
+def _busy(number: Float) -> Float:
+    """How busy an entity is of late: its events in the longest window."""
+    return number[:, -1] if number.shape[1] else np.zeros(len(number))

@@ -1,0 +1,115 @@
+"""Do p-values keep their promise: the share of events without fraud at or below a p-value, against that p-value."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+
+import numpy as np
+import polars as pl
+from _bench_simulator import START, Play, make
+from _bench_work import Done, Found, Piece, Sizes
+from numpy.typing import NDArray
+from scipy import stats
+
+from anomaly.simulator import simulate
+
+Bools = NDArray[np.bool_]
+Ints = NDArray[np.int64]
+
+SECTION = "rates"
+LEVELS = (0.01, 0.001, 0.0001)
+GROUPS = ("all", "first_month", "young", "quiet", "busy", "drift")
+YOUNG = 20  # earlier events of the customer
+RECENT_DAYS = 30
+DRIFT = 1.1  # factor of the scored amounts
+CONFIDENCE = 0.99
+
+
+def pieces(sizes: Sizes) -> list[Piece]:
+    """One fit, and all that is scored with it."""
+    return [Piece(SECTION, "all", partial(rates, sizes))]
+
+
+def rates(sizes: Sizes) -> Found:
+    """Count events by group and level; customers are scored in chunks, each after their own history."""
+    events, labels = simulate(sizes.rates_customers, sizes.rates_days, str(START), 0.0, sizes.first_seed)
+    world = Play.of(events, labels, sizes.rates_fit_days)
+    detector = make(sizes).fit(world.events, until=world.since, progress=False)
+    later = np.zeros(len(events), dtype=bool)
+    later[world.row] = True
+    member = groups(events, later)
+    chunk = events["customer_id"].rank("dense").to_numpy() % sizes.chunks
+    counts: dict[str, dict[str, int]] = {group: {"events": 0} for group in GROUPS}
+    for number in range(sizes.chunks):
+        rows = np.flatnonzero(chunk == number)
+        if not later[rows].any():
+            continue
+        some = events[rows]
+        p = detector.score(some, since=world.since)
+        _count(counts, p, {group: mask[rows] for group, mask in member.items()})
+        drifted = some.with_columns(
+            amount=pl.when(pl.Series(later[rows])).then((pl.col("amount") * DRIFT).round(2)).otherwise(pl.col("amount"))
+        )
+        _count(counts, detector.score(drifted, since=world.since), {"drift": later[rows]})
+    return {"counts": counts, "history": int((~later).sum())}
+
+
+def groups(events: pl.DataFrame, later: Bools) -> dict[str, Bools]:
+    """Which of the events (N,) belong to each group; none of the history does."""
+    customer = events["customer_id"].rank("dense").to_numpy().astype(np.int64)
+    time = events["time"].dt.epoch("s").to_numpy().astype(np.int64)
+    earlier, recent = past(customer, time)
+    low, high = np.quantile(recent[later], [1 / 3, 2 / 3])
+    return {
+        "all": later,
+        "first_month": later & (time < time[later].min() + RECENT_DAYS * 86_400),
+        "young": later & (earlier < YOUNG),
+        "quiet": later & (recent <= low),
+        "busy": later & (recent > high),
+    }
+
+
+def past(customer: Ints, time: Ints) -> tuple[Ints, Ints]:
+    """How many earlier events each event's customer has, in all and within 30 days; (N,) each.
+
+    >>> [found.tolist() for found in past(np.array([1, 2, 1, 1]), np.array([0, 0, 86_400, 40 * 86_400]))]
+    [[0, 0, 1, 2], [0, 0, 1, 0]]
+    """
+    order = np.lexsort((time, customer))
+    customer, time = customer[order], time[order]
+    here = np.arange(len(order))
+    first = np.searchsorted(customer, customer, side="left")
+    span = int(time.max() - time.min()) + RECENT_DAYS * 86_400 + 1
+    key = (customer - customer.min()) * span + time - time.min()
+    begin = np.maximum(np.searchsorted(key, key - RECENT_DAYS * 86_400, side="left"), first)
+    earlier, recent = np.empty_like(here), np.empty_like(here)
+    earlier[order], recent[order] = here - first, here - begin
+    return earlier, recent
+
+
+def _count(counts: dict[str, dict[str, int]], scores: pl.DataFrame, member: Mapping[str, Bools]) -> None:
+    p, row = scores["p_value"].to_numpy(), scores["row"].to_numpy()
+    stated = np.isfinite(p)
+    for group, mask in member.items():
+        mine = p[stated & mask[row]]
+        counts[group]["events"] += mine.size
+        for level in LEVELS:
+            name = f"{level:g}"
+            counts[group][name] = counts[group].get(name, 0) + int((mine <= level).sum())
+
+
+def figures(done: Done, sizes: Sizes) -> dict[str, float]:  # noqa: ARG001 - every section is asked the same
+    """Observed shares, with the interval in which 99 % of them would lie if events were independent."""
+    result: dict[str, float] = {}
+    for found in done.values():
+        result[f"{SECTION}.history"] = found["history"]
+        for group, counted in found["counts"].items():
+            name, n = SECTION if group == "all" else f"{SECTION}.{group}", counted["events"]
+            result[f"{name}.events"] = n
+            for level in LEVELS if n else ():
+                key, share = f"{name}.{level:g}", counted[f"{level:g}"] / n
+                low, high = stats.binom.ppf([(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2], n, level) / n
+                result |= {key: share, f"{key}.low": low, f"{key}.high": high}
+                result[f"{key}.inside"] = int(low <= share <= high)
+    return result

@@ -1,0 +1,172 @@
+"""Rehearsal: what planted frauds tell, and how far they are believed."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from anomaly import rehearsal
+from anomaly.features import Column
+from anomaly.rehearsal import LEAST_GAIN, Copies, Reference, choose, recall_by_kind, scales_of
+from anomaly.scorer import Combination, Errors
+from anomaly.sequences import Sequences
+
+DAY = 86_400.0
+AMOUNT = Column(name="amount", kind="number", weight=1.0)
+CLOCK = Column(name="clock:hour", kind="clock")
+FIELDS = {
+    "autoencoder": (AMOUNT, CLOCK),
+    "forecaster": (AMOUNT, CLOCK),
+    "population": (Column(name="population:amount", kind="number", weight=1.0),),
+}
+RUN = 6  # planted events of an episode
+
+
+def histories(entities: int, events: int, seed: int) -> Sequences:
+    time = np.random.default_rng(seed).uniform(0, 40 * DAY, (entities, events))
+    return Sequences(
+        entity=np.array([f"e{at}" for at in range(entities)], dtype=object),
+        offsets=np.arange(entities + 1) * events,
+        time=np.sort(time, axis=1).ravel(),
+        numeric=np.zeros((entities * events, 0), dtype=np.float32),
+        category=np.zeros((entities * events, 0), dtype=np.int32),
+        row=np.arange(entities * events),
+    )
+
+
+def normal(n: int, seed: int) -> dict[str, NDArray[np.float32]]:
+    draw = np.random.default_rng(seed)
+    return {name: draw.exponential(size=(n, len(columns))).astype(np.float32) for name, columns in FIELDS.items()}
+
+
+def reference() -> Reference:
+    sequences = histories(80, 100, seed=0)
+    return Reference(normal(len(sequences), 1), sequences, sequences.time > 10 * DAY)
+
+
+def copies(strange: dict[str, list[float]], episodes: int = 30, kinds: tuple[str, ...] = ("one",)) -> Copies:
+    """Episodes of six planted events in a row, fifty events before them and nine after; `strange` is added to them."""
+    sequences = histories(episodes, 65, seed=2)
+    errors = normal(len(sequences), 3)
+    position = np.arange(len(sequences)) % 65
+    planted = (position >= 50) & (position < 50 + RUN)
+    for name, more in strange.items():
+        errors[name][planted] += np.array(more, dtype=np.float32)
+    episode = np.arange(len(sequences)) // 65
+    kind = (episode % len(kinds)).astype(np.int16)
+    return Copies(errors, sequences, planted, position >= 50, kind, episode, kinds)
+
+
+def found(combination: Combination, planted: Copies) -> float:
+    return float(np.nanmean(vars(rehearsal)["_found"](combination, planted, reference(), FIELDS)))
+
+
+# ---- what is measured ------------------------------------------------------------------------------------------------
+
+
+def test_precision_counts_the_frauds_and_the_bystanders_above() -> None:
+    """Two planted events, at 3 and 1; a thousand genuine ones, ten of them at 2; one bystander at 5."""
+    sequences = histories(1, 4, seed=0)
+    errors: Errors = {}
+    flags = np.array([False, True, True, False])
+    after = np.array([False, True, True, True])
+    one = Copies(errors, sequences, flags, after, np.zeros(4, dtype=np.int16), np.zeros(4, dtype=np.int64), ("one",))
+    genuine = np.sort(np.concatenate([np.zeros(990), np.full(10, 2.0)]))
+    precisions = vars(rehearsal)["_precisions"](np.array([9.0, 3.0, 1.0, 5.0]), genuine, one)
+    weight = rehearsal.PREVALENCE / 2
+    first, second = weight / (weight + weight), 2 * weight / (2 * weight + 0.01 + weight)
+    assert precisions.tolist() == [[pytest.approx((first + second) / 2)]]
+
+
+def test_louder_frauds_are_ranked_better() -> None:
+    quiet, loud = (found(Combination(scales=(DAY,)), copies({"forecaster": [more, 0.0]})) for more in (2.0, 9.0))
+    assert loud > 2 * quiet > 0
+
+
+def test_recall_is_by_event_with_an_interval_by_episode() -> None:
+    planted = copies({}, episodes=20, kinds=("one", "other"))
+    caught = planted.planted & (planted.episode < 10)
+    told = recall_by_kind(caught, planted)
+    assert list(told) == ["one", "other"]
+    for one in told.values():
+        assert one["recall"] == one["noticed"] == 0.5
+        assert one["episodes"] == 10 and one["events"] == 10 * RUN
+        # Ten episodes that are wholly caught or not at all: 0.5 +- 1.96 * sqrt(0.25 / 10), not one over sixty events.
+        assert one["high"] - one["recall"] == pytest.approx(1.96 * np.sqrt(0.25 / 10))
+    first = planted.planted & (np.arange(len(caught)) % 65 == 50)
+    assert recall_by_kind(first, planted)["one"] | {"low": 0, "high": 0} == {
+        "recall": 1 / RUN, "low": 0, "high": 0, "noticed": 1.0, "episodes": 10, "events": 60,
+    }  # fmt: skip
+
+
+def test_a_kind_without_an_episode_is_left_out() -> None:
+    planted = copies({}, episodes=6)
+    assert list(recall_by_kind(planted.planted, planted)) == ["one"]
+    more = Copies(**{**vars(planted), "kinds": ("one", "none")})
+    assert list(recall_by_kind(more.planted, more)) == ["one"]
+    assert choose(Combination(scales=(DAY,)), more, reference(), FIELDS, DAY, 30 * DAY)
+
+
+# ---- what is chosen --------------------------------------------------------------------------------------------------
+
+
+def test_fields_that_show_the_fraud_are_weighed_more() -> None:
+    start = Combination(scales=())
+    planted = copies({"forecaster": [0.0, 5.0]}, episodes=60)
+    best, trials = choose(start, planted, reference(), FIELDS, 0.0, 30 * DAY)
+    assert best.other > start.other
+    assert found(best, planted) > found(start, planted) + LEAST_GAIN
+    assert trials[0]["what"] == "start" and any(one["what"] == "other" and one["taken"] for one in trials)
+
+
+def test_a_statement_that_shows_nothing_is_left_out_and_one_that_shows_all_is_kept() -> None:
+    start = Combination(scales=(), population=2.0, ceiling=0.0)
+    best, _ = choose(start, copies({"forecaster": [4.0, 0.0]}, episodes=60), reference(), FIELDS, 0.0, 30 * DAY)
+    assert best.population < start.population
+    best, _ = choose(
+        Combination(scales=(), population=0.0, ceiling=0.0),
+        copies({"population": [5.0]}, episodes=60), reference(), FIELDS, 0.0, 30 * DAY,
+    )  # fmt: skip
+    assert best.population > 0.0
+
+
+def test_runs_want_evidence() -> None:
+    sequences = copies({"forecaster": [2.5, 0.0]}, episodes=60)
+    start = Combination(scales=(3 * DAY,), ceiling=0.0)
+    best, _ = choose(start, sequences, reference(), FIELDS, DAY, 30 * DAY)
+    assert best.ceiling > 0.0
+    assert found(best, sequences) > found(start, sequences)
+
+
+def test_what_makes_no_difference_changes_nothing() -> None:
+    """Planted events that are like all others: nothing is preferred for sure."""
+    start = Combination(scales=(DAY,))
+    best, trials = choose(start, copies({}, episodes=60), reference(), FIELDS, DAY, 30 * DAY)
+    assert best == start
+    assert not any(one["taken"] for one in trials[1:])
+
+
+def test_every_change_that_was_taken_gained_enough() -> None:
+    _, trials = choose(
+        Combination(scales=(DAY,)), copies({"forecaster": [1.0, 5.0]}, episodes=60), reference(), FIELDS, DAY, 30 * DAY
+    )
+    assert {one["what"] for one in trials} >= {"start", "scales", "ceiling", "population", "autoencoder", "other"}
+    for one in trials[1:]:
+        assert not one["taken"] or one["gain"] > max(LEAST_GAIN, 2 * one["standard_error"])
+
+
+def test_the_same_copies_give_the_same_choice() -> None:
+    planted = copies({"forecaster": [3.0, 1.0]})
+    one, other = (choose(Combination(scales=(DAY,)), planted, reference(), FIELDS, DAY, 30 * DAY) for _ in range(2))
+    assert one == other
+
+
+# ---- scales ----------------------------------------------------------------------------------------------------------
+
+
+def test_scales_follow_the_gaps_and_fit_the_held_out_slice() -> None:
+    assert scales_of(3600.0, 100 * DAY) == (3 * 3600.0, 10 * 3600.0, 30 * 3600.0, 100 * 3600.0)
+    assert scales_of(3600.0, 2 * DAY) == (3 * 3600.0, 10 * 3600.0)
+    assert scales_of(DAY, 2 * DAY) == (DAY,)
+    assert scales_of(0.0, 2 * DAY) == ()

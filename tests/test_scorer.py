@@ -1,0 +1,205 @@
+"""Scorer: fields, models and the recent past to one calibrated p-value."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from anomaly.evidence import loud, measure_dependence, recent_sums, window_evidence
+from anomaly.features import Column
+from anomaly.scorer import Combination, Scorer, count_strange, suspects
+from anomaly.sequences import Sequences
+
+HOUR = 3600.0
+FIELDS = {
+    "autoencoder": (Column(name="amount", kind="number", weight=1.0), Column(name="time:gap", kind="duration")),
+    "forecaster": (Column(name="amount", kind="number", weight=1.0), Column(name="time:gap", kind="duration")),
+    "population": (Column(name="population:amount", kind="number", weight=1.0),),
+}
+COMBINATION = Combination(scales=(3 * HOUR, 24 * HOUR))
+Errors = dict[str, NDArray[np.float32]]
+
+
+def histories(entities: int = 60, events: int = 100, seed: int = 0) -> Sequences:
+    time = np.random.default_rng(seed).uniform(0, 30 * 86_400, (entities, events))
+    return Sequences(
+        entity=np.array([f"e{at}" for at in range(entities)], dtype=object),
+        offsets=np.arange(entities + 1) * events,
+        time=np.sort(time, axis=1).ravel(),
+        numeric=np.zeros((entities * events, 0), dtype=np.float32),
+        category=np.zeros((entities * events, 0), dtype=np.int32),
+        row=np.arange(entities * events),
+    )
+
+
+def surprises(n: int, seed: int = 1) -> Errors:
+    draw = np.random.default_rng(seed)
+    return {name: draw.exponential(size=(n, len(columns))).astype(np.float32) for name, columns in FIELDS.items()}
+
+
+def fitted(combination: Combination = COMBINATION) -> tuple[Scorer, Sequences, Errors]:
+    sequences = histories()
+    errors = surprises(len(sequences))
+    scorer = Scorer(FIELDS, combination)
+    scorer.fit(errors, sequences, sequences.time > 10 * 86_400)
+    return scorer, sequences, errors
+
+
+def everywhere(sequences: Sequences) -> NDArray[np.int64]:
+    return np.arange(len(sequences.entity))
+
+
+# ---- evidence of the recent past -------------------------------------------------------------------------------------
+
+
+def test_the_recent_past_is_what_came_before_in_the_window() -> None:
+    sequences = histories(entities=4, events=30)
+    surprise = np.random.default_rng(2).exponential(size=len(sequences)) * 3
+    surprise[5] = np.nan
+    sums, number = recent_sums(sequences, surprise, (HOUR, 50 * HOUR))
+    for at in range(len(sequences)):
+        first = at - at % 30
+        for scale, window in enumerate((HOUR, 50 * HOUR)):
+            mine = [i for i in range(first, at) if sequences.time[i] > sequences.time[at] - window]
+            assert number[at, scale] == len(mine)
+            assert sums[at, scale] == pytest.approx(sum(loud(surprise)[i] for i in mine), abs=1e-9)
+
+
+def test_evidence_of_normal_sums_is_exponential_and_that_of_nothing_is_nothing() -> None:
+    draw = np.random.default_rng(3)
+    number = np.full((40_000, 1), 12.0)
+    sums = draw.gamma(12.0, size=(40_000, 1))
+    p = np.exp(-window_evidence(number, sums, 1.0))
+    for level in (0.5, 0.1, 0.01):
+        assert np.mean(p <= level) == pytest.approx(level, rel=0.15)
+    assert window_evidence(np.zeros((1, 2)), np.zeros((1, 2)), np.ones(2)).tolist() == [[0.0, 0.0]]
+
+
+def test_dependence_is_the_variance_over_that_of_independent_surprises() -> None:
+    draw = np.random.default_rng(4)
+    shared = draw.exponential(size=(50_000, 1)).repeat(4, axis=1)  # four events that all say the same
+    number, sums = np.full((50_000, 1), 4.0), shared.sum(axis=1, keepdims=True)
+    found = measure_dependence(sums, number)
+    np.testing.assert_allclose(found, 4.0, rtol=0.05)
+    independent = draw.exponential(size=(50_000, 4)).sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(measure_dependence(independent, number), 1.0, rtol=0.05)
+    # With it the tail keeps its promise at 1 in 100; without it, it is broken many times over.
+    assert np.mean(np.exp(-window_evidence(number, sums, found)) <= 0.01) < 0.015
+    assert np.mean(np.exp(-window_evidence(number, sums, 1.0)) <= 0.01) > 0.04
+
+
+def test_no_past_has_a_dependence_of_one() -> None:
+    assert measure_dependence(np.zeros((3, 2)), np.zeros((3, 2))).tolist() == [1.0, 1.0]
+
+
+# ---- the scorer ------------------------------------------------------------------------------------------------------
+
+
+def test_later_p_values_of_normal_events_are_uniform() -> None:
+    scorer, _, _ = fitted()
+    fresh = histories(seed=7)
+    judged = scorer.judge(surprises(len(fresh), seed=8), fresh, everywhere(fresh))
+    for level in (0.5, 0.1, 0.01):
+        assert np.mean(np.exp(judged.log_p) <= level) == pytest.approx(level, rel=0.25), level
+
+
+def test_a_run_of_strange_events_is_stranger_than_each_of_them() -> None:
+    scorer, sequences, errors = fitted()
+    alone, run = ({name: values.copy() for name, values in errors.items()} for _ in range(2))
+    last = 99  # of the first entity
+    for name in ("autoencoder", "forecaster"):
+        alone[name][last] = run[name][last - 8 : last + 1] = 5.0
+    time = sequences.time.copy()
+    time[last - 8 : last + 1] = time[last - 8] + np.arange(9) * 60.0
+    dense = Sequences(
+        entity=sequences.entity,
+        offsets=sequences.offsets,
+        time=time,
+        numeric=sequences.numeric,
+        category=sequences.category,
+        row=sequences.row,
+    )
+    judged = [scorer.judge(one, dense, everywhere(dense)) for one in (alone, run)]
+    assert judged[1].log_p[last] < judged[0].log_p[last] - 1.0
+    assert judged[1].evidence[last] > judged[0].evidence[last] + 3.0
+
+
+def test_without_evidence_the_past_does_not_count() -> None:
+    scorer, sequences, errors = fitted(replace(COMBINATION, evidence=0.0))
+    loudly = {name: values.copy() for name, values in errors.items()}
+    for values in loudly.values():
+        values[:99] = 6.0
+    judged = [scorer.judge(one, sequences, everywhere(sequences)).log_p[99] for one in (errors, loudly)]
+    assert judged[0] == judged[1]
+
+
+def test_weights_are_those_of_the_models_and_of_the_fields_that_the_schema_names() -> None:
+    combination = Combination(other=0.3, autoencoder=0.5, population=2.0)
+    errors = {name: np.zeros((1, len(columns)), dtype=np.float32) for name, columns in FIELDS.items()}
+
+    def own(name: str, field: int) -> float:
+        one = {key: values.copy() for key, values in errors.items()}
+        one[name][0, field] = 10.0
+        return float(combination.own(one, FIELDS)[0])
+
+    unit = own("forecaster", 0)
+    assert own("forecaster", 1) == pytest.approx(0.3 * unit)
+    assert own("autoencoder", 0) == pytest.approx(0.5 * unit)
+    assert own("population", 0) == pytest.approx(2.0 * unit)
+
+
+def test_an_event_of_which_no_model_says_anything_has_no_p_value() -> None:
+    scorer, sequences, errors = fitted()
+    silent = {name: values.copy() for name, values in errors.items()}
+    for values in silent.values():
+        values[50] = np.nan
+    judged = scorer.judge(silent, sequences, everywhere(sequences))
+    assert np.flatnonzero(np.isnan(judged.log_p)).tolist() == [50]
+
+
+def test_an_entity_that_is_often_strange_is_forgiven_and_a_quiet_one_is_heard() -> None:
+    sequences = histories()
+    errors = surprises(len(sequences))
+    for name in errors:
+        errors[name][:100] += 4.0  # the first entity is always strange
+    scorer = Scorer(FIELDS, COMBINATION)
+    scorer.fit(errors, sequences, sequences.time > 10 * 86_400)
+    rate = scorer.rate(np.array([0, 1, -1]))
+    assert rate[0] > 1.0 > 0.2 > rate[1] and rate[2] == 0.0, "an unseen entity has the population's rate"
+    assert scorer.rate(everywhere(sequences))[1:].max() < 0.6
+
+
+def test_where_entities_do_not_differ_their_rates_are_not_believed() -> None:
+    scorer, sequences, _ = fitted()
+    assert np.abs(scorer.rate(everywhere(sequences))).max() < 0.35
+
+
+def test_strange_events_are_counted_softly() -> None:
+    surprise = np.log([1.0, 10.0, 20.0, 40.0, 1e6])
+    np.testing.assert_allclose(count_strange(surprise), [0.0, 0.0, 0.5, 1.0, 1.0])
+    assert count_strange(np.array([np.nan]))[0] == 0.0
+
+
+def test_the_suspects_are_the_events_amid_a_run() -> None:
+    sequences = histories()
+    surprise = np.random.default_rng(5).exponential(size=len(sequences))
+    surprise[200:260] = 6.0
+    held = np.ones(len(sequences), dtype=bool)
+    found = suspects(sequences, surprise, COMBINATION.scales, held)
+    assert found.sum() <= 0.03 * len(sequences) + 1
+    assert found[215:260].mean() > 0.8
+    assert not suspects(sequences, surprise, (), held).any()
+
+
+def test_what_was_saved_judges_the_same() -> None:
+    scorer, sequences, errors = fitted()
+    again = Scorer.restored(FIELDS, scorer.settings(), scorer.arrays())
+    one, other = (each.judge(errors, sequences, everywhere(sequences)) for each in (scorer, again))
+    np.testing.assert_array_equal(one.log_p, other.log_p)
+    np.testing.assert_array_equal(one.evidence, other.evidence)
+    assert again.combination == scorer.combination
+    for name, values in scorer.field_surprise(errors).items():
+        np.testing.assert_array_equal(values, again.field_surprise(errors)[name])
