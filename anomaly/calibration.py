@@ -124,7 +124,7 @@ class TailCalibrator:
         self.values_ = _kept_points(held, threshold)
         self.at_ = np.asarray((1.0 + n - np.searchsorted(held, self.values_, side="left")) / (n + 1.0))
         self.above_ = np.asarray((1.0 + n - np.searchsorted(held, self.values_, side="right")) / (n + 1.0))
-        self.shape_, self.scale_ = _fit_tail(held, beyond - threshold)
+        self.shape_, self.scale_ = fit_tail(held, beyond - threshold)
         return self
 
     @property
@@ -305,7 +305,7 @@ def _spaced(bulk: Floats) -> Floats:
     return np.asarray(distinct[keep])
 
 
-def _fit_tail(held: Floats, excess: Floats) -> tuple[float, float]:
+def fit_tail(held: Floats, excess: Floats) -> tuple[float, float]:
     """Shape and scale of the tail; `held` sorted, `excess` the sorted excesses over the threshold."""
     if excess.size < _FEWEST_EXCEEDANCES or np.unique(excess).size < _FEWEST_DISTINCT:
         return 0.0, _exponential_scale(held, excess.size)

@@ -280,14 +280,13 @@ def recall_picture(figures: Figures) -> Figure | None:
         figure = Figure(figsize=(8.6, 0.55 * len(names) + 1.3), layout="constrained")
         axes = figure.subplots()
         for at, name in enumerate(shown):
+            axes.plot([], [], MARKS.get(name, "|"), color=COLOURS[name], label=name.replace("_", " "))
             for place, kind in enumerate(names):
-                key = f"simulator.{name}.recall.{kind}"
-                y = place + 0.14 * (at - (len(shown) - 1) / 2)
+                key, y = f"simulator.{name}.recall.{kind}", place + 0.14 * (at - (len(shown) - 1) / 2)
                 if f"{key}.low" in figures:
                     axes.plot([figures[f"{key}.low"], figures[f"{key}.high"]], [y, y], color=COLOURS[name], linewidth=1)
-                mark = MARKS.get(name, "|")
-                label = name.replace("_", " ") if place == 0 else None
-                axes.plot(figures[key], y, mark, color=COLOURS[name], markersize=5, label=label)
+                if key in figures:  # a kind may be missing in few simulations
+                    axes.plot(figures[key], y, MARKS.get(name, "|"), color=COLOURS[name], markersize=5)
         axes.set_yticks(range(len(names)), [_words(kind) for kind in names])
         axes.set(xlabel="recall at the alert budget; lines: 95 % intervals", xlim=(-0.02, 1.02))
         axes.set_ylim(len(names) - 0.5, -0.5)

@@ -13,8 +13,9 @@ import pytest
 import torch
 from polars.testing import assert_frame_equal
 
-from anomaly.detector import Detector, as_seconds, split
+from anomaly.detector import Detector
 from anomaly.errors import ArtifactError, InputError, NotFittedError, ParameterError, SchemaError
+from anomaly.history import as_seconds, split
 from anomaly.ingest import read_events
 from anomaly.injections import possible_kinds
 from anomaly.progress import TrainingBar

@@ -36,7 +36,7 @@ def source_of(detector: Detector, table: pl.DataFrame, *, since: str | None = No
     """What `Detector.report` hands to the digest."""
     events = read_events(table, detector.schema)
     scores = detector.score(events, since=since)
-    threshold = detector.threshold(**rule)
+    threshold = detector.threshold(None, **rule)
     model, encoder = detector.models_[-1], detector.encoder_
     return Source(
         schema=detector.schema,

@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 from oracles import UNTIDY_SCHEMA, untidy_table
 from polars.testing import assert_frame_equal
 
-from anomaly.episodes import KINDS, destination, moved
+from anomaly.episodes import GREED, KINDS, destination, moved
 from anomaly.errors import ParameterError
 from anomaly.features import Encoder, great_circle_km
 from anomaly.ingest import read_events
 from anomaly.injections import Injected, inject, possible_kinds
-from anomaly.scenes import Population, quantile, robust_spread
+from anomaly.scenes import AFTERMATH, Population, quantile, robust_spread
 from anomaly.schema import NumericField, Place, Schema
 from anomaly.simulator import SIMULATED_SCHEMA, simulate
 
@@ -136,14 +136,15 @@ def test_the_original_frame_stays_as_it_is(frame: pl.DataFrame) -> None:
 
 
 @pytest.mark.parametrize("kind", EVENTS)
-def test_a_copy_holds_the_exact_past_of_its_entity_and_ends_with_the_episode(
+def test_a_copy_holds_the_exact_past_of_its_entity_and_ends_soon_after_the_episode(
     kind: str, injected: Injected, frame: pl.DataFrame
 ) -> None:
     for view in views(injected, frame, kind):
         columns = [name for name in frame.columns if name not in ("row", "entity")]
         before = view.past.select(columns)
         assert_frame_equal(before, view.original.select(columns).head(before.height))
-        assert view.planted[-1] and view.since == view.added["time"][0] >= held(frame)
+        assert view.since == view.added["time"][0] >= held(frame)
+        assert np.argmax(view.planted[::-1]) <= AFTERMATH
         if kind not in ("wake_up", "far_place"):
             earlier = view.original.filter(pl.col("time") < view.since).height
             assert earlier <= before.height <= earlier + 5  # and those of the same second
@@ -153,7 +154,8 @@ def test_a_copy_holds_the_exact_past_of_its_entity_and_ends_with_the_episode(
 def test_genuine_events_go_on_meanwhile(kind: str, injected: Injected, frame: pl.DataFrame) -> None:
     for view in views(injected, frame, kind):
         last = view.added["time"][-1]
-        expected = view.original.filter(pl.col("time") <= last)["event_id"].to_list()
+        during = view.original.filter(pl.col("time") <= last).height
+        expected = view.original["event_id"].to_list()[: during + AFTERMATH]
         assert view.frame["event_id"].drop_nulls().to_list() == expected
 
 
@@ -188,7 +190,8 @@ def test_scaled_multiplies_some_amounts_of_a_window_by_one_factor(injected: Inje
         factor = view.added["n:amount"].to_numpy() / before
         assert 2 <= factor[0] <= 10 and np.allclose(factor, factor[0])
         assert len(factor) <= 60
-        window = view.planted[int(np.argmax(view.planted)) + 1 :]
+        planted = np.flatnonzero(view.planted)
+        window = view.planted[planted[0] + 1 : planted[-1] + 1]
         shares.append((window.sum(), len(window)))
     hit, among = np.sum(shares, axis=0)
     assert 0.33 < hit / among < 0.6  # the last of a window is always hit
@@ -204,25 +207,27 @@ def test_scaled_follows_scale_and_tail() -> None:
     assert moved(np.array([1.7e308]), down, 1, 9.0, 1.0).tolist() == [1e308]
 
 
-def test_large_is_beyond_the_extremes_of_the_population(injected: Injected, frame: pl.DataFrame) -> None:
-    extreme = np.quantile(frame["n:amount"].to_numpy(), 0.9995)
-    counts = set()
+def test_large_is_rare_in_the_population(injected: Injected, frame: pl.DataFrame) -> None:
+    low, high = np.quantile(frame["n:amount"].to_numpy(), [0.99, 0.9999])
+    counts, amounts = set(), []
     for view in views(injected, frame, "large"):
-        amounts = view.added["n:amount"].to_numpy()
-        assert (amounts >= extreme).all() and (amounts <= 3.5 * extreme).all()
-        counts.add(len(amounts))
+        amounts += view.added["n:amount"].to_list()
+        counts.add(view.added.height)
     assert counts == {1, 2}
+    assert low <= min(amounts) < 1.5 * low and high < 1.5 * max(amounts) <= 1.5 * 1.6 * high
 
 
 def test_burst_is_many_events_of_the_population_within_two_hours(injected: Injected, frame: pl.DataFrame) -> None:
-    known = set(frame.select("n:amount", "c:merchant_id", "c:merchant_category", "c:channel").rows())
+    known = set(frame.select("c:merchant_id", "c:merchant_category", "c:channel").rows())
+    dearest = frame["n:amount"].max()
     devices = set(frame["c:device_id"])
     strange = []
     for view in views(injected, frame, "burst"):
         added = view.added
         assert 5 <= added.height <= 15
         assert added["time"][-1] - added["time"][0] <= 2 * HOUR
-        assert set(added.select("n:amount", "c:merchant_id", "c:merchant_category", "c:channel").rows()) <= known
+        assert set(added.select("c:merchant_id", "c:merchant_category", "c:channel").rows()) <= known
+        assert added["n:amount"].max() <= GREED * dearest  # type: ignore[operator]
         assert added["c:device_id"].n_unique() == 1
         strange.append(added["c:device_id"][0] not in devices)
         assert added.select("p:latitude", "p:longitude").n_unique() == 1
@@ -336,8 +341,8 @@ def test_a_regular_series_gets_no_extra_events(series: pl.DataFrame) -> None:
         runs.append(int(view.planted.sum()))
     assert min(runs) <= 5 and max(runs) > 10
     for view in views(found, series, "large"):
-        beyond = series["n:value"].to_numpy().min(), series["n:value"].to_numpy().max()
-        assert not view.added["n:value"].is_between(*beyond, closed="none").any()
+        low, high = np.quantile(series["n:value"].to_numpy(), [0.011, 0.989])
+        assert not view.added["n:value"].is_between(low, high, closed="none").any()
     for view in views(found, series, "frozen"):
         assert view.added["n:value"].n_unique() == 1 and view.added["n:value"][0] == view.past["n:value"][-1]
         assert 9 <= view.added.height <= 60
@@ -550,3 +555,15 @@ def test_places_across_the_date_line_have_a_usual_one() -> None:
     there = found.frame.filter(pl.Series(found.planted))
     km = great_circle_km(there["p:latitude"].to_numpy(), there["p:longitude"].to_numpy(), 60.0, 180.0)
     assert (km > 450).all() and (km < 10_050).all()
+
+
+def test_amounts_of_added_events_are_raised_by_one_factor_an_episode(injected: Injected, frame: pl.DataFrame) -> None:
+    """Those of odd hours are the entity's own otherwise: each is one of its amounts, times the episode's factor."""
+    factors = []
+    for view in views(injected, frame, "odd_hours"):
+        own = view.original.filter(pl.col("time") <= view.since)["n:amount"].to_numpy()
+        ratio = view.added["n:amount"].to_numpy()[:, None] / own[None, :]
+        fits = [f for f in ratio[0] if 0.999 <= f <= GREED and all(np.isclose(row, f).any() for row in ratio)]
+        assert fits
+        factors.append(min(fits))
+    assert max(factors) > 2

@@ -259,7 +259,9 @@ def test_a_stream_with_a_rule_alerts_as_the_table_does(detector: Detector, payme
 
 def test_a_rule_that_learns_learns_from_what_is_pushed(detector: Detector, payments: pl.DataFrame) -> None:
     few = payments.sort("time").head(150)
-    rules = [detector.threshold(OnlineFalseDiscoveryRate(0.1)) for _ in range(2)]
+    rules = [OnlineFalseDiscoveryRate(0.1) for _ in range(2)]
+    for rule in rules:
+        detector.threshold(rule)
     before = rules[0].state()
     streamed = pushed(Stream(detector, rules[0]), few, "time")
     by_hand = [rules[1].decide_one(p) for p in streamed["p_value"]]

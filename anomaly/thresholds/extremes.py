@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from anomaly.calibration import FLOOR, TailCalibrator, _fit_tail
+from anomaly.calibration import FLOOR, TailCalibrator, fit_tail
 from anomaly.errors import ParameterError
 from anomaly.thresholds.base import StreamThreshold, check_share, one_in
 from anomaly.thresholds.cases import Floats, checked_one
@@ -170,7 +170,7 @@ class PeaksOverThreshold(StreamThreshold):
             excess = np.concatenate([excess, self._tail.quantile(within * (np.arange(lost) + 0.5) / lost)])
         excess.sort()
         enough = excess.size >= FEWEST_PEAKS
-        shape, scale = _fit_tail(np.concatenate([[0.0], excess]), excess) if enough else (0.0, 1.0)
+        shape, scale = fit_tail(np.concatenate([[0.0], excess]), excess) if enough else (0.0, 1.0)
         self._tail = _tail(shape, scale, excess.size)
 
     def _limit(self) -> float:
