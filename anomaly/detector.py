@@ -221,8 +221,7 @@ class Detector:
             raise InputError(f"score: no event at or after {since}; the last one is of {_text(sequences.time.max())}")
         longest = max(self.scorer_.combination.scales, default=0.0)
         errors = self.errors(sequences, None if start is None else sequences.time > start - longest)
-        codes = np.array([self._codes.get(name, -1) for name in sequences.entity.tolist()], dtype=np.int64)
-        judged = self.scorer_.judge(errors, sequences, codes, mask)
+        judged = self.scorer_.judge(errors, sequences, mask)
         known = statuses(read.frame, sequences, self.known_)
         fields = self.scorer_.field_surprise({name: values[mask] for name, values in errors.items()})
         scores = score_table(read.frame, self.schema, mask, judged, fields, known)
@@ -415,7 +414,6 @@ class Detector:
         detector.scorer_ = Scorer.restored(detector._fields(), manifest["combination"], parts["calibration"])
         history = parts["history"]
         detector.known_ = unpack_text(history["entities"])
-        detector._codes = {name: code for code, name in enumerate(detector.known_.tolist())}
         detector.holdout_ = Holdout(history["p"], history["time"], history["entity"], history["money"])
         detector.fitted_ = manifest["fitted"]
         return detector
@@ -448,7 +446,6 @@ class Detector:
         total = self.scorer_.fit(errors, sequences, held)
         self.check_ = calibration_check(total, sequences.time[held])
         self.known_ = sequences.entity
-        self._codes = {name: code for code, name in enumerate(self.known_.tolist())}
         p = np.exp(np.maximum(self.scorer_.held_log_p_, LEAST_LOG_P))
         money = money_field(self.schema)
         worth = np.full(len(p), np.nan) if money is None else frame.filter(pl.Series(held))[f"n:{money}"].to_numpy()
@@ -498,8 +495,7 @@ class Detector:
         if not possible_kinds(frame, self.schema):
             raise InputError("rehearse: no kind of fraud can be planted into these events; name numbers in the schema")
         copies = self._copies(frame, self.fitted_["held_out_since"], episodes, seed)
-        sources = copies.sequences
-        judged = self.scorer_.judge(copies.errors, sources, np.full(len(sources.entity), -1))
+        judged = self.scorer_.judge(copies.errors, copies.sequences)
         caught = rule.decide(np.exp(np.maximum(judged.log_p, LEAST_LOG_P)))
         found = recall_by_kind(caught, copies)
         return pl.DataFrame([{"kind": kind, **values} for kind, values in found.items()])

@@ -6,9 +6,8 @@ Three steps, the same for a table and for a stream:
    and calibrated on the held-out slice.
 2. *Its entity's recent past*: evidence at several time scales from what the events before it were on their own.
    Frauds come in runs.
-3. *Both together*, calibrated again: by how busy the entity is of late, and by how often its events were strange in the
-   held-out slice, each as far as there is enough of it (credibility; Bühlmann 1967): the population speaks for the
-   rest.
+3. *Both together*, calibrated again among entities that are as busy of late, as far as there is enough of them: the
+   population speaks for the rest (credibility; Bühlmann 1967).
 """
 
 from __future__ import annotations
@@ -33,7 +32,6 @@ LEAST_LOG_P = -690.0  # exp of it is still a number above 0
 SUSPECT_SHARE = 0.03  # of the held-out events, those with the strangest recent past: they teach nothing about normal
 GROUPS = 3  # of entities by how busy they are
 GROUP_PSEUDO_EVENTS = 1000.0  # held-out events at which a group speaks for itself as loud as the population
-COUNT_FROM, COUNT_TO = float(np.log(10.0)), float(np.log(40.0))  # an event counts as strange from 1 in 10 to 1 in 40
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,9 +151,7 @@ class Scorer:
         sums, number = recent_sums(sequences, surprise, self.combination.scales)
         usual = held & ~suspects(sequences, surprise, self.combination.scales, held)
         self.dependence_ = measure_dependence(sums[usual], number[usual])
-        self._fit_entities(surprise[held], sequences.sequence[held], len(sequences.entity))
         total = self.combination.total(surprise, sums, number, self.dependence_)[held]
-        total -= self._own_rate(surprise[held], sequences.sequence[held])
         busy = _busy(number)[held]
         self.edges_ = np.quantile(busy, np.arange(1, GROUPS) / GROUPS)
         calibrators["all"] = TailCalibrator().fit(total)
@@ -166,9 +162,7 @@ class Scorer:
         self.held_log_p_ = self._calibrated(total, busy)
         return total
 
-    def judge(
-        self, errors: Errors, sequences: Sequences, entity: NDArray[np.int64], mask: NDArray[np.bool_] | None = None
-    ) -> Judgement:
+    def judge(self, errors: Errors, sequences: Sequences, mask: NDArray[np.bool_] | None = None) -> Judgement:
         """Judge events of whole histories.
 
         Parameters
@@ -177,8 +171,6 @@ class Scorer:
             Of the events to judge, and of those in the longest window before them.
         sequences : Sequences
             The N events.
-        entity : ndarray of int, shape (S,)
-            Each sequence's place in the history that was fitted, -1 = unseen.
         mask : ndarray of bool, shape (N,), optional
             The n events to judge; all by default.
         """
@@ -186,12 +178,9 @@ class Scorer:
         sums, number = recent_sums(sequences, surprise, self.combination.scales)
         chosen = np.ones(len(sequences), dtype=bool) if mask is None else mask
         some = {name: values[chosen] for name, values in errors.items()}
-        places = entity[sequences.sequence[chosen]]
-        return self.judge_sums(some, surprise[chosen], sums[chosen], number[chosen], places)
+        return self.judge_sums(some, surprise[chosen], sums[chosen], number[chosen])
 
-    def judge_sums(
-        self, errors: Errors, surprise: Float, sums: Float, number: Float, entity: NDArray[np.int64]
-    ) -> Judgement:
+    def judge_sums(self, errors: Errors, surprise: Float, sums: Float, number: Float) -> Judgement:
         """Judge N events by their own surprise (N,) and the sums (N, W) over their entities' recent past."""
         models = {
             name: self.calibrators_[name].log_p(
@@ -200,7 +189,7 @@ class Scorer:
             for name, columns in self.fields.items()
             if name in self.calibrators_ and name != "population"
         }
-        total = self.combination.total(surprise, sums, number, self.dependence_) - self.rate(entity)
+        total = self.combination.total(surprise, sums, number, self.dependence_)
         evidence = window_evidence(number, sums, self.dependence_).max(axis=1, initial=0.0)
         return Judgement(models, self._calibrated(total, _busy(number)), evidence)
 
@@ -220,11 +209,6 @@ class Scorer:
                 found.setdefault(column.name, []).append(values)
         return {name: np.mean(values, axis=0) for name, values in found.items()}
 
-    def rate(self, entity: NDArray[np.int64]) -> Float:
-        """Log of how many times as often as usual an entity's events were strange, (N,); 0 for unseen ones."""
-        known = np.maximum(entity, 0)
-        return np.where(entity >= 0, self._log_rate(self.counted_[known], self.events_[known]), 0.0)
-
     def arrays(self) -> dict[str, NDArray[Any]]:
         """What was learned, by name."""
         found = {
@@ -233,9 +217,6 @@ class Scorer:
         learned = {
             "dependence": self.dependence_,
             "edges": self.edges_,
-            "counted": self.counted_,
-            "events": self.events_,
-            "credibility": np.array([self.credibility_, self.usual_rate_]),
         }
         return found | {f"|{name}": value for name, value in learned.items()}
 
@@ -252,44 +233,11 @@ class Scorer:
         learned = by_name.pop("")
         scorer.calibrators_ = {name: TailCalibrator.from_arrays(parts) for name, parts in by_name.items()}
         scorer.dependence_, scorer.edges_ = learned["dependence"], learned["edges"]
-        scorer.counted_, scorer.events_ = learned["counted"], learned["events"]
-        scorer.credibility_, scorer.usual_rate_ = map(float, learned["credibility"])
         return scorer
 
     def settings(self) -> dict[str, Any]:
         """The combination as plain JSON values."""
         return asdict(self.combination)
-
-    def _fit_entities(self, surprise: Float, entity: NDArray[np.int64], entities: int) -> None:
-        """How often each entity's held-out events were strange, and how far to believe that: v / t^2 pseudo-events.
-
-        v is the variance within the entities, t^2 that between them (Bühlmann 1967).
-        """
-        strange = count_strange(surprise)
-        self.events_ = np.bincount(entity, minlength=entities).astype(np.float64)
-        self.counted_ = np.bincount(entity, strange, minlength=entities).astype(np.float64)
-        squares = np.bincount(entity, strange**2, minlength=entities)
-        self.usual_rate_ = max(float(strange.mean()), 1e-6)
-        many = self.events_ > 1
-        n = self.events_[many]
-        mean = self.counted_[many] / n
-        within = float(((squares[many] - n * mean**2).clip(min=0)).sum() / max(1.0, (n - 1).sum()))
-        between = (
-            float(np.average((mean - self.usual_rate_) ** 2, weights=n)) - within * many.sum() / n.sum()
-            if len(n)
-            else 0.0
-        )
-        self.credibility_ = min(within / between, 1e6) if between > 0 and within > 0 else 1e6
-
-    def _own_rate(self, surprise: Float, entity: NDArray[np.int64]) -> Float:
-        """`rate` of the held-out events, each without itself."""
-        return self._log_rate(self.counted_[entity] - count_strange(surprise), self.events_[entity] - 1.0)
-
-    def _log_rate(self, counted: Float, events: Float) -> Float:
-        prior = self.credibility_ * self.usual_rate_
-        return np.asarray(
-            np.log((prior + np.maximum(counted, 0.0)) / (prior + np.maximum(events, 0.0) * self.usual_rate_))
-        )
 
     def _group(self, busy: Float) -> NDArray[np.int64]:
         return np.searchsorted(self.edges_, busy, side="right")
@@ -306,11 +254,6 @@ class Scorer:
                 with np.errstate(invalid="ignore"):  # NaN = no statement
                     log_p[mine] = np.logaddexp(np.log(share) + one.log_p(total[mine]), np.log1p(-share) + log_p[mine])
         return np.asarray(np.minimum(log_p, 0.0))
-
-
-def count_strange(surprise: Float) -> Float:
-    """Does an event count as strange: 0 to 1, rising softly, so that rounding counts no event twice or never."""
-    return np.clip((np.nan_to_num(surprise) - COUNT_FROM) / (COUNT_TO - COUNT_FROM), 0.0, 1.0)
 
 
 def suspects(

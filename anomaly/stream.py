@@ -115,7 +115,7 @@ class Stream:
         self.schema = detector.schema
         self._encoder = detector.encoder_
         self._scorer = detector.scorer_
-        self._known = {name: code for code, name in enumerate(detector.known_.tolist())}
+        self._known = set(detector.known_.tolist())
         self._averaged = averaged(self._encoder.numeric)
         self._quarantine = round(detector.quarantine_ * 1e6)
         self._codes = {
@@ -170,8 +170,7 @@ class Stream:
         errors = self._errors(entity, numeric, category)
         surprise = self._scorer.surprise(errors)
         sums, number = self._recent(entity, now)
-        code = np.array([self._known.get(parsed.entity, -1)])
-        judged = self._scorer.judge_sums(errors, surprise, sums, number, code)
+        judged = self._scorer.judge_sums(errors, surprise, sums, number)
         status = self._status(entity, parsed)
         for window in entity.recent:
             window.push(now, (_whole(float(loud(surprise)[0])),))

@@ -38,7 +38,7 @@ REFITTED: Mapping[str, Mapping[str, Any]] = {
     "quarantine": {"quarantine_hours": 0},
     "robust_weights": {"drop_share": 0.0},
 }
-RESCORED = ("evidence", "population", "autoencoder", "entity_calibration", "rehearsal", "fields")
+RESCORED = ("evidence", "population", "autoencoder", "rehearsal", "fields")
 PARTS = (*RESCORED, *REFITTED)
 SHARES = (0.05, 0.1, 0.2)  # of false ones among the alerts
 COOLDOWN_HOURS = 24.0
@@ -312,7 +312,7 @@ class Judged:
         return float(held.max() - held.min())
 
 
-def rescored(judged: Judged, combination: Combination, *, entities: bool = True) -> Floats:
+def rescored(judged: Judged, combination: Combination) -> Floats:
     """Score anew with another combination, calibrated on the same held-out slice; (n,) in the order of the rows.
 
     Parameters
@@ -321,15 +321,11 @@ def rescored(judged: Judged, combination: Combination, *, entities: bool = True)
         What the models say.
     combination : Combination
         What counts how much.
-    entities : bool
-        Take into account how often each entity's held-out events were strange.
     """
     sequences = judged.sequences
     scorer = Scorer(judged.detector.scorer_.fields, combination)
     scorer.fit(judged.errors, sequences, judged.held)
-    if not entities:
-        scorer.events_, scorer.counted_ = np.zeros_like(scorer.events_), np.zeros_like(scorer.counted_)
-    log_p = scorer.judge(judged.errors, sequences, np.arange(len(sequences.entity)), judged.scored).log_p
+    log_p = scorer.judge(judged.errors, sequences, judged.scored).log_p
     surprise: Floats = np.nan_to_num(-log_p / np.log(10), nan=0.0)
     return surprise[np.argsort(sequences.row[judged.scored], kind="stable")]
 
@@ -342,14 +338,10 @@ def ablation(detector: Detector, world: Play, sizes: Sizes) -> dict[str, dict[st
         "evidence": replace(whole, evidence=0.0),
         "population": replace(whole, population=0.0),
         "autoencoder": replace(whole, autoencoder=0.0),
-        "entity_calibration": whole,
         "rehearsal": Combination(scales=scales_of(detector.gap_, judged.span)),
         "fields": replace(whole, other=0.0),
     }
-    return {
-        part: world.quality(rescored(judged, one, entities=part != "entity_calibration"), sizes.per_day)
-        for part, one in without.items()
-    }
+    return {part: world.quality(rescored(judged, one), sizes.per_day) for part, one in without.items()}
 
 
 # ---- figures ---------------------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from anomaly.evidence import loud, measure_dependence, recent_sums, window_evidence
 from anomaly.features import Column
-from anomaly.scorer import Combination, Scorer, count_strange, suspects
+from anomaly.scorer import Combination, Scorer, suspects
 from anomaly.sequences import Sequences
 
 HOUR = 3600.0
@@ -46,10 +46,6 @@ def fitted(combination: Combination = COMBINATION) -> tuple[Scorer, Sequences, E
     scorer = Scorer(FIELDS, combination)
     scorer.fit(errors, sequences, sequences.time > 10 * 86_400)
     return scorer, sequences, errors
-
-
-def everywhere(sequences: Sequences) -> NDArray[np.int64]:
-    return np.arange(len(sequences.entity))
 
 
 # ---- evidence of the recent past -------------------------------------------------------------------------------------
@@ -101,7 +97,7 @@ def test_no_past_has_a_dependence_of_one() -> None:
 def test_later_p_values_of_normal_events_are_uniform() -> None:
     scorer, _, _ = fitted()
     fresh = histories(seed=7)
-    judged = scorer.judge(surprises(len(fresh), seed=8), fresh, everywhere(fresh))
+    judged = scorer.judge(surprises(len(fresh), seed=8), fresh)
     for level in (0.5, 0.1, 0.01):
         assert np.mean(np.exp(judged.log_p) <= level) == pytest.approx(level, rel=0.25), level
 
@@ -122,7 +118,7 @@ def test_a_run_of_strange_events_is_stranger_than_each_of_them() -> None:
         category=sequences.category,
         row=sequences.row,
     )
-    judged = [scorer.judge(one, dense, everywhere(dense)) for one in (alone, run)]
+    judged = [scorer.judge(one, dense) for one in (alone, run)]
     assert judged[1].log_p[last] < judged[0].log_p[last] - 1.0
     assert judged[1].evidence[last] > judged[0].evidence[last] + 3.0
 
@@ -132,7 +128,7 @@ def test_without_evidence_the_past_does_not_count() -> None:
     loudly = {name: values.copy() for name, values in errors.items()}
     for values in loudly.values():
         values[:99] = 6.0
-    judged = [scorer.judge(one, sequences, everywhere(sequences)).log_p[99] for one in (errors, loudly)]
+    judged = [scorer.judge(one, sequences).log_p[99] for one in (errors, loudly)]
     assert judged[0] == judged[1]
 
 
@@ -156,31 +152,8 @@ def test_an_event_of_which_no_model_says_anything_has_no_p_value() -> None:
     silent = {name: values.copy() for name, values in errors.items()}
     for values in silent.values():
         values[50] = np.nan
-    judged = scorer.judge(silent, sequences, everywhere(sequences))
+    judged = scorer.judge(silent, sequences)
     assert np.flatnonzero(np.isnan(judged.log_p)).tolist() == [50]
-
-
-def test_an_entity_that_is_often_strange_is_forgiven_and_a_quiet_one_is_heard() -> None:
-    sequences = histories()
-    errors = surprises(len(sequences))
-    for name in errors:
-        errors[name][:100] += 4.0  # the first entity is always strange
-    scorer = Scorer(FIELDS, COMBINATION)
-    scorer.fit(errors, sequences, sequences.time > 10 * 86_400)
-    rate = scorer.rate(np.array([0, 1, -1]))
-    assert rate[0] > 1.0 > 0.2 > rate[1] and rate[2] == 0.0, "an unseen entity has the population's rate"
-    assert scorer.rate(everywhere(sequences))[1:].max() < 0.6
-
-
-def test_where_entities_do_not_differ_their_rates_are_not_believed() -> None:
-    scorer, sequences, _ = fitted()
-    assert np.abs(scorer.rate(everywhere(sequences))).max() < 0.35
-
-
-def test_strange_events_are_counted_softly() -> None:
-    surprise = np.log([1.0, 10.0, 20.0, 40.0, 1e6])
-    np.testing.assert_allclose(count_strange(surprise), [0.0, 0.0, 0.5, 1.0, 1.0])
-    assert count_strange(np.array([np.nan]))[0] == 0.0
 
 
 def test_the_suspects_are_the_events_amid_a_run() -> None:
@@ -197,7 +170,7 @@ def test_the_suspects_are_the_events_amid_a_run() -> None:
 def test_what_was_saved_judges_the_same() -> None:
     scorer, sequences, errors = fitted()
     again = Scorer.restored(FIELDS, scorer.settings(), scorer.arrays())
-    one, other = (each.judge(errors, sequences, everywhere(sequences)) for each in (scorer, again))
+    one, other = (each.judge(errors, sequences) for each in (scorer, again))
     np.testing.assert_array_equal(one.log_p, other.log_p)
     np.testing.assert_array_equal(one.evidence, other.evidence)
     assert again.combination == scorer.combination
