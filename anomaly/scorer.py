@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anomaly.calibration import TailCalibrator
-from anomaly.evidence import accumulate, combine_fields, measure_dependence, recent_sums, window_evidence
+from anomaly.evidence import LOUDEST, accumulate, combine_fields, measure_dependence, recent_sums, window_evidence
 from anomaly.features import Column
 from anomaly.sequences import Sequences
 
@@ -261,11 +261,11 @@ def suspects(
 ) -> NDArray[np.bool_]:
     """The held-out events with the strangest recent past, themselves included: (N,) bool, `SUSPECT_SHARE` of them.
 
-    The held-out slice holds fraud too; where its level matters, as for the alert budget of a rehearsal, it is left out.
+    The held-out slice holds fraud too; where the level of normal events matters, as in a rehearsal, it is left out.
     """
     if not len(scales):
         return np.zeros(len(surprise), dtype=bool)
-    bounded = np.minimum(np.nan_to_num(surprise, nan=1.0), 7.0)
+    bounded = np.minimum(np.nan_to_num(surprise, nan=1.0), LOUDEST)
     worst = np.max([accumulate(sequences, bounded, scale) for scale in scales], axis=0)
     return np.asarray(held & (worst > np.quantile(worst[held], 1 - SUSPECT_SHARE)))
 
