@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import platform
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -438,8 +439,11 @@ class Detector:
         errors = self.errors(sequences, sequences.time > since - longest)
         start = Combination(scales=scales_of(self.gap_, span))
         self.trials_: list[dict[str, Any]] = []
+        copies = None
         if self.rehearse and possible_kinds(frame, self.schema):
-            copies = self._copies(frame, since, EPISODES, self.seed)
+            with suppress(ParameterError):  # no held-out event suits a kind: the default combination stays
+                copies = self._copies(frame, since, EPISODES, self.seed)
+        if copies is not None:
             reference = self._reference(errors, sequences, held)
             start, self.trials_ = choose(start, copies, reference, self._fields(), self.gap_, span)
         self.scorer_ = Scorer(self._fields(), start)
