@@ -106,13 +106,5 @@ class Autoencoder(SequenceModel):
         """Short name, for columns and files."""
         return "autoencoder"
 
-    @property
-    def weight(self) -> float:
-        """What the model's surprise counts beside that of the others.
-
-        It has seen the event that it judges, and ranks worse for it; the diary in reports tells how much.
-        """
-        return 0.3
-
     def _make(self, numeric: Sequence[Column], category: Sequence[Column]) -> Network:
         return AutoencoderNetwork(numeric, category, self.hidden, self.bottleneck, self.noise, self.decoded)

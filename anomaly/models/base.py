@@ -53,11 +53,6 @@ class SequenceModel:
         self._dropped: Mask | None = None
 
     @property
-    def weight(self) -> float:
-        """What the model's surprise counts beside that of the others."""
-        return 1.0
-
-    @property
     @abstractmethod
     def name(self) -> str:
         """Short name, for columns and files."""
