@@ -22,7 +22,7 @@ from anomaly.artifacts import Arrays, pack_text, read_artifact, unpack_text, wri
 from anomaly.digest import Source, calibration_check, decide, money_field, report_data
 from anomaly.errors import ArtifactError, InputError, NotFittedError, ParameterError
 from anomaly.explain import expected_range, explain
-from anomaly.features import Encoder, raw_numbers
+from anomaly.features import Encoder
 from anomaly.history import When, as_events, as_seconds, split
 from anomaly.ingest import Events, utc_time
 from anomaly.injections import inject, possible_kinds
@@ -157,7 +157,7 @@ class Detector:
         self.models_ = ()  # a fit that breaks off leaves no half of a detector
         self.encoder_ = Encoder(self.schema).fit(frame, train)
         sequences = self.encoder_.transform(frame)
-        self.gap_ = self._typical_gap(frame, train)
+        self.gap_ = sequences.typical_gap(train)
         self.quarantine_ = self._quarantine(sequences)
         models = self._make_models()
         for model in models:
@@ -448,7 +448,8 @@ class Detector:
             start, self.trials_ = choose(start, copies, reference, self._fields(), self.gap_, span)
         self.scorer_ = Scorer(self._fields(), start)
         total = self.scorer_.fit(errors, sequences, held)
-        self.check_ = calibration_check(total, sequences.time[held])
+        normal = np.isfinite(total)
+        self.check_ = calibration_check(total[normal], sequences.time[normal])
         self.known_ = sequences.entity
         p = np.exp(np.maximum(self.scorer_.held_log_p_, LEAST_LOG_P))
         money = money_field(self.schema)
@@ -503,12 +504,6 @@ class Detector:
         caught = rule.decide(np.exp(np.maximum(judged.log_p, LEAST_LOG_P)))
         found = recall_by_kind(caught, copies)
         return pl.DataFrame([{"kind": kind, **values} for kind, values in found.items()])
-
-    def _typical_gap(self, frame: pl.DataFrame, train: Mask) -> float:
-        """Median seconds between two events of an entity at different times; 0 if there are none."""
-        gap = raw_numbers(frame, self.schema)["time:gap"][train]
-        gap = gap[gap > 0]
-        return float(np.median(gap)) if len(gap) else 0.0
 
     def _quarantine(self, sequences: Sequences) -> float:
         if self.quarantine_hours is not None:

@@ -22,12 +22,14 @@ GENTLE = 0.1  # weight of all the rest, so that events without a strange field k
 LOUDEST = 7.0  # nats that one event adds to evidence at most: 1 in 1,100; a run is more than one event
 
 
-def combine_fields(surprise: NDArray[np.floating[Any]], weight: Float) -> Float:
+def combine_fields(
+    surprise: NDArray[np.floating[Any]], weight: Float, threshold: float = SOFT_THRESHOLD, gentle: float = GENTLE
+) -> Float:
     """One statistic per event from the surprises of its fields; higher = stranger.
 
-    Soft-thresholded Fisher sum (TFisher, Zhang, Tong, Landers and Wu 2020): what each field exceeds `SOFT_THRESHOLD`
-    by, summed. A fraud shows in few fields, and the noise of the others must not drown it. The sum splits exactly into
-    its fields. It is no p-value: calibrate it.
+    Soft-thresholded Fisher sum (TFisher, Zhang, Tong, Landers and Wu 2020): what each field exceeds `threshold` by,
+    summed. A fraud shows in few fields, and the noise of the others must not drown it. The sum splits exactly into its
+    fields. It is no p-value: calibrate it.
 
     Parameters
     ----------
@@ -35,6 +37,10 @@ def combine_fields(surprise: NDArray[np.floating[Any]], weight: Float) -> Float:
         -ln of each field's tail probability; NaN = no statement, adds nothing.
     weight : ndarray, shape (K,)
         What each field counts.
+    threshold : float
+        Nats at which a field begins to say something.
+    gentle : float
+        What each nat below counts beside one above.
 
     Returns
     -------
@@ -43,21 +49,8 @@ def combine_fields(surprise: NDArray[np.floating[Any]], weight: Float) -> Float:
     """
     known = np.nan_to_num(surprise.astype(np.float64), posinf=1e30)
     known = np.where(known > FAR, FAR + np.log1p(np.maximum(known - FAR, 0.0)), known)
-    total = (np.maximum(known - SOFT_THRESHOLD, 0.0) + GENTLE * known) @ weight
+    total = (np.maximum(known - threshold, 0.0) + gentle * known) @ weight
     return np.where(np.isnan(surprise).all(axis=1), np.nan, total)
-
-
-def accumulate(sequences: Sequences, surprise: Float, seconds: float) -> Float:
-    """-ln of the tail probability of each event's summed surprise over the last `seconds`, shape (N,).
-
-    Sum of the n surprises in the window ``(t - seconds, t]`` of the entity, against Gamma(n, 1); NaN counts as 1, its
-    expectation. Higher = stranger.
-    """
-    lag = sequences.lagged(seconds)
-    total = np.concatenate([[0.0], np.cumsum(np.where(np.isfinite(surprise), surprise, 1.0))])
-    index = np.arange(len(sequences))
-    number = (index - lag + 1).astype(np.float64)
-    return window_evidence(number, total[1:] - total[lag], 1.0)
 
 
 def recent_sums(sequences: Sequences, surprise: Float, scales: Sequence[float]) -> tuple[Float, Float]:
@@ -93,16 +86,54 @@ def window_evidence(number: Float, sums: Float, dependence: Float | float) -> Fl
     """-ln of the tail probability of the sum of `number` normal surprises, >= 0 in nats; 0 where there are none.
 
     Independent surprises would sum to Gamma(n, 1). They are not quite independent, so the law is widened to the
-    variance that was measured: Gamma(n / d, d), of the same mean n and d times the variance (Brown 1975).
+    variance that was measured: Gamma(n / d, d), of the same mean n and d times the variance (Brown 1975). At most d is
+    n: all events say the same.
     """
     known = number > 0
-    shape = np.where(known, number, 1.0) / dependence
-    scaled = np.maximum(sums, 0.0) / dependence
+    count = np.where(known, number, 1.0)
+    widened = np.minimum(dependence, count)
+    shape, scaled = count / widened, np.maximum(sums, 0.0) / widened
     tail = special.gammaincc(shape, scaled)
     # Far out the leading term of the incomplete gamma function stands in for what underflows.
     far = scaled - (shape - 1) * np.log(np.maximum(scaled, 1e-9)) + special.gammaln(shape)
     nats = np.where(tail > 1e-290, -np.log(np.maximum(tail, 1e-300)), far)
     return np.asarray(np.where(known, nats, 0.0))
+
+
+def surroundings(
+    sequences: Sequences,
+    surprise: Float,
+    scales: Sequence[float],
+    dependence: Float | float = 1.0,
+    *,
+    itself: bool = True,
+) -> Float:
+    """Nats that speak against the time around each event, before and after it, at each scale, (N, W).
+
+    For histories only: what trains, and what calibrates, may be judged by what came later. No score may.
+
+    Parameters
+    ----------
+    sequences : Sequences
+        N events.
+    surprise : ndarray, shape (N,)
+        -ln p of each event, on its own; it counts up to `LOUDEST`. Events of which nothing is said (NaN) are left out.
+    scales : sequence of float
+        W windows ``(t - scale, t + scale)``, in seconds.
+    dependence : float or ndarray, shape (W,)
+        See `measure_dependence`.
+    itself : bool
+        Does the event count too, or only its neighbours.
+    """
+    counted, known = loud(surprise), np.isfinite(surprise).astype(np.float64)
+    total, number = (np.concatenate([[0.0], np.cumsum(values)]) for values in (counted, known))
+    sums, numbers = np.zeros((2, len(sequences), len(scales)))
+    for at, seconds in enumerate(scales):
+        first, last = sequences.lagged(seconds), sequences.leading(seconds) + 1
+        sums[:, at], numbers[:, at] = total[last] - total[first], number[last] - number[first]
+    if not itself:
+        sums, numbers = sums - counted[:, None], numbers - known[:, None]
+    return window_evidence(numbers, sums, dependence)
 
 
 def measure_dependence(sums: Float, number: Float) -> Float:

@@ -109,6 +109,11 @@ class Column:
         return self.kind in ("category", "clock", "flag")
 
     @property
+    def cumulative(self) -> bool:
+        """Does the column sum up the events before, so that adding up its surprises would count them many times."""
+        return self.kind == "count"
+
+    @property
     def size(self) -> int:
         """Number of codes of a category column."""
         return FIRST_CODE + len(self.vocabulary)
@@ -231,7 +236,8 @@ class Encoder:
                 Column(name=name, kind="duration", stage=1, tail="both", unit=1.0, scored=_varies(values)), values
             )
         if name.startswith("count:"):
-            scored = name != "count:7d" and _varies(values)
+            # A day and a week change little from event to event: read by the models, but no statement of their own.
+            scored = name == "count:1h" and _varies(values)
             return _scaled(Column(name=name, kind="count", unit=1.0, step=0.5, scored=scored), values)
         if name in ("place:distance", "place:speed"):
             kind: Kind = "distance" if name == "place:distance" else "speed"

@@ -19,10 +19,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from anomaly.calibration import TailCalibrator
-from anomaly.evidence import measure_dependence, recent_sums
 from anomaly.features import Column
-from anomaly.scorer import Combination, Errors, suspects
+from anomaly.scorer import Combination, Errors, Scorer
 from anomaly.sequences import Sequences
 
 Float = NDArray[np.float64]
@@ -173,16 +171,10 @@ def _found(
     combination: Combination, copies: Copies, reference: Reference, fields: Mapping[str, Sequence[Column]]
 ) -> Float:
     """How well each episode's planted events are ranked by `combination`; see `_precisions`."""
-    own = combination.own(reference.errors, fields)
-    calibrator = TailCalibrator().fit(own[reference.held])
-    surprise = -calibrator.log_p(own)
-    sums, number = recent_sums(reference.sequences, surprise, combination.scales)
-    usual = reference.held & ~suspects(reference.sequences, surprise, combination.scales, reference.held)
-    dependence = measure_dependence(sums[usual], number[usual])
-    genuine = np.sort(combination.total(surprise, sums, number, dependence)[usual])
-    planted = -calibrator.log_p(combination.own(copies.errors, fields))
-    sums, number = recent_sums(copies.sequences, planted, combination.scales)
-    return _precisions(combination.total(planted, sums, number, dependence), genuine, copies)
+    scorer = Scorer(fields, combination)
+    usual = scorer.learn(reference.errors, reference.sequences, reference.held)
+    genuine = np.sort(scorer.weigh(reference.errors, reference.sequences)[0][usual])
+    return _precisions(scorer.weigh(copies.errors, copies.sequences)[0], genuine, copies)
 
 
 def _precisions(total: Float, genuine: Float, copies: Copies) -> Float:

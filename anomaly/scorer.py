@@ -5,7 +5,8 @@ Three steps, the same for a table and for a stream:
 1. *The event on its own*: the surprises of its fields, of all models, weighted and summed (`evidence.combine_fields`),
    and calibrated on the held-out slice.
 2. *Its entity's recent past*: evidence at several time scales from what the events before it were on their own.
-   Frauds come in runs.
+   Frauds come in runs. Columns that are sums over earlier events already do not count here: their surprises repeat
+   themselves from event to event, in busy weeks as in frauds.
 3. *Both together*, calibrated again among entities that are as busy of late, as far as there is enough of them: the
    population speaks for the rest (credibility; Bühlmann 1967).
 """
@@ -20,7 +21,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anomaly.calibration import TailCalibrator
-from anomaly.evidence import LOUDEST, accumulate, combine_fields, measure_dependence, recent_sums, window_evidence
+from anomaly.evidence import (
+    LOUDEST,
+    combine_fields,
+    measure_dependence,
+    recent_sums,
+    surroundings,
+    window_evidence,
+)
 from anomaly.features import Column
 from anomaly.sequences import Sequences
 
@@ -28,8 +36,11 @@ Float = NDArray[np.float64]
 Errors = Mapping[str, NDArray[np.float32]]  # by model: -ln of each field's tail probability, (N, K)
 
 LN_10 = float(np.log(10.0))
+# What is rare for everybody is often usual for a customer who pays much: it counts once 1 in 1,100 does it.
+EVERYBODY: Mapping[str, float] = {"threshold": LOUDEST, "gentle": 0.0}
 LEAST_LOG_P = -690.0  # exp of it is still a number above 0
-SUSPECT_SHARE = 0.03  # of the held-out events, those with the strangest recent past: they teach nothing about normal
+BEYOND_DOUBT = 10.0  # nats; among normal events 1 in 22,000 has neighbours so strange
+SUSPECT_SHARE = 0.03  # of the held-out events, those amid the strangest runs: they teach nothing about normal
 GROUPS = 3  # of entities by how busy they are
 GROUP_PSEUDO_EVENTS = 1000.0  # held-out events at which a group speaks for itself as loud as the population
 
@@ -58,7 +69,7 @@ class Combination:
 
     other: float = 0.3
     autoencoder: float = 0.3
-    population: float = 0.6
+    population: float = 1.0
     evidence: float = 0.4
     ceiling: float = 5.0
     scales: tuple[float, ...] = ()
@@ -72,12 +83,18 @@ class Combination:
         """Weights of a model's fields, (K,)."""
         return np.array([1.0 if column.weight == 1.0 else self.other for column in columns])
 
-    def own(self, errors: Errors, fields: Mapping[str, Sequence[Column]]) -> Float:
-        """Statistic of each event on its own, (N,); higher = stranger, NaN = no model says anything."""
-        parts: list[Float] = [
-            self.model_weight(name) * combine_fields(errors[name], self.field_weights(columns))
-            for name, columns in fields.items()
-        ]
+    def own(self, errors: Errors, fields: Mapping[str, Sequence[Column]], *, fresh: bool = False) -> Float:
+        """Statistic of each event on its own, (N,); higher = stranger, NaN = no model says anything.
+
+        `fresh` leaves out the columns that sum up the events before: what is left can be added up over a run.
+        """
+        parts: list[Float] = []
+        for name, columns in fields.items():
+            weights = self.field_weights(columns)
+            if fresh:
+                weights = np.where([column.cumulative for column in columns], 0.0, weights)
+            said = combine_fields(errors[name], weights, **(EVERYBODY if name == "population" else {}))
+            parts.append(self.model_weight(name) * said)
         every: Float = np.stack(parts)
         return np.asarray(np.where(np.isnan(every).all(axis=0), np.nan, np.nan_to_num(every).sum(axis=0)))
 
@@ -125,7 +142,11 @@ class Scorer:
         self.calibrators_: dict[str, TailCalibrator] = {}
 
     def fit(self, errors: Errors, sequences: Sequences, held: NDArray[np.bool_]) -> Float:
-        """Calibrate on the held-out events; return their statistic after all, (n,).
+        """Calibrate on the held-out events; return what was calibrated, (N,), NaN for all other events.
+
+        The held-out slice holds fraud too, and p-values are about normal events. So events whose neighbours, before and
+        after, are strange `BEYOND_DOUBT` are left out. The event itself has no say in that: a tail must not be cut off
+        by its own length.
 
         Parameters
         ----------
@@ -137,30 +158,47 @@ class Scorer:
         held : ndarray of bool, shape (N,)
             Events that trained nothing.
         """
-        calibrators = self.calibrators_ = {}
+        self.learn(errors, sequences, held)
+        calibrators, scales = self.calibrators_, self.combination.scales
+        judged = np.where(held, self.fresh(errors), np.nan)
+        around = surroundings(sequences, judged, scales, self.dependence_, itself=False).max(axis=1, initial=0.0)
+        normal = held & (around <= BEYOND_DOUBT)
         for name, columns in self.fields.items():
-            for column, values in zip(columns, errors[name][held].T, strict=True):
+            for column, values in zip(columns, errors[name][normal].T, strict=True):
                 if np.isfinite(values).any():
                     calibrators[f"{name}.{column.name}"] = TailCalibrator().fit(np.minimum(values, 1e6))
-            if len(columns):
-                statistic = combine_fields(errors[name][held], self.combination.field_weights(columns))
-                calibrators[name] = TailCalibrator().fit(np.nan_to_num(statistic))
-        own = self.combination.own(errors, self.fields)
-        calibrators["own"] = TailCalibrator().fit(own[held])
-        surprise = -calibrators["own"].log_p(own)
-        sums, number = recent_sums(sequences, surprise, self.combination.scales)
-        usual = held & ~suspects(sequences, surprise, self.combination.scales, held)
-        self.dependence_ = measure_dependence(sums[usual], number[usual])
-        total = self.combination.total(surprise, sums, number, self.dependence_)[held]
-        busy = _busy(number)[held]
+            if name != "population":
+                calibrators[name] = TailCalibrator().fit(self._alone(errors, name)[normal])
+        weighed, number = self.weigh(errors, sequences)
+        total, busy = weighed[normal], _busy(number)[normal]
         self.edges_ = np.quantile(busy, np.arange(1, GROUPS) / GROUPS)
         calibrators["all"] = TailCalibrator().fit(total)
         groups = self._group(busy)
         for group in range(GROUPS):
             if (groups == group).sum() >= GROUP_PSEUDO_EVENTS / 10:
                 calibrators[f"group.{group}"] = TailCalibrator().fit(total[groups == group])
-        self.held_log_p_ = self._calibrated(total, busy)
-        return total
+        self.held_log_p_ = self._calibrated(weighed[held], _busy(number)[held])
+        return np.where(normal, weighed, np.nan)
+
+    def learn(self, errors: Errors, sequences: Sequences, held: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """Learn all but the last calibration, enough for `weigh`; return which held-out events are usual, (N,) bool.
+
+        Parameters are those of `fit`.
+        """
+        self.calibrators_ = {
+            name: TailCalibrator().fit(self.combination.own(errors, self.fields, fresh=name == "fresh")[held])
+            for name in ("own", "fresh")
+        }
+        fresh = self.fresh(errors)
+        usual = held & ~suspects(sequences, fresh, self.combination.scales, held)
+        sums, number = recent_sums(sequences, fresh, self.combination.scales)
+        self.dependence_ = measure_dependence(sums[usual], number[usual])
+        return usual
+
+    def weigh(self, errors: Errors, sequences: Sequences) -> tuple[Float, Float]:
+        """Nats that speak against each event, past included, (N,), and the events in each window before it, (N, W)."""
+        sums, number = recent_sums(sequences, self.fresh(errors), self.combination.scales)
+        return self.combination.total(self.own(errors), sums, number, self.dependence_), number
 
     def judge(self, errors: Errors, sequences: Sequences, mask: NDArray[np.bool_] | None = None) -> Judgement:
         """Judge events of whole histories.
@@ -174,28 +212,28 @@ class Scorer:
         mask : ndarray of bool, shape (N,), optional
             The n events to judge; all by default.
         """
-        surprise = self.surprise(errors)
-        sums, number = recent_sums(sequences, surprise, self.combination.scales)
+        sums, number = recent_sums(sequences, self.fresh(errors), self.combination.scales)
         chosen = np.ones(len(sequences), dtype=bool) if mask is None else mask
-        some = {name: values[chosen] for name, values in errors.items()}
-        return self.judge_sums(some, surprise[chosen], sums[chosen], number[chosen])
+        return self.judge_sums({name: values[chosen] for name, values in errors.items()}, sums[chosen], number[chosen])
 
-    def judge_sums(self, errors: Errors, surprise: Float, sums: Float, number: Float) -> Judgement:
-        """Judge N events by their own surprise (N,) and the sums (N, W) over their entities' recent past."""
+    def judge_sums(self, errors: Errors, sums: Float, number: Float) -> Judgement:
+        """Judge N events by what the models said of them and the sums (N, W) over their entities' recent past."""
         models = {
-            name: self.calibrators_[name].log_p(
-                np.nan_to_num(combine_fields(errors[name], self.combination.field_weights(columns)))
-            )
-            for name, columns in self.fields.items()
-            if name in self.calibrators_ and name != "population"
+            name: self.calibrators_[name].log_p(self._alone(errors, name))
+            for name in self.fields
+            if name in self.calibrators_
         }
-        total = self.combination.total(surprise, sums, number, self.dependence_)
+        total = self.combination.total(self.own(errors), sums, number, self.dependence_)
         evidence = window_evidence(number, sums, self.dependence_).max(axis=1, initial=0.0)
         return Judgement(models, self._calibrated(total, _busy(number)), evidence)
 
-    def surprise(self, errors: Errors) -> Float:
+    def own(self, errors: Errors) -> Float:
         """-ln p of each event on its own, (N,)."""
         return -self.calibrators_["own"].log_p(self.combination.own(errors, self.fields))
+
+    def fresh(self, errors: Errors) -> Float:
+        """-ln p of each event without the columns that sum up earlier ones, (N,): what adds up to evidence."""
+        return -self.calibrators_["fresh"].log_p(self.combination.own(errors, self.fields, fresh=True))
 
     def field_surprise(self, errors: Errors) -> dict[str, Float]:
         """-log10 of each field's calibrated tail probability, (N,), mean over its models; NaN = no statement."""
@@ -239,6 +277,10 @@ class Scorer:
         """The combination as plain JSON values."""
         return asdict(self.combination)
 
+    def _alone(self, errors: Errors, name: str) -> Float:
+        """Statistic of one model, (N,)."""
+        return np.nan_to_num(combine_fields(errors[name], self.combination.field_weights(self.fields[name])))
+
     def _group(self, busy: Float) -> NDArray[np.int64]:
         return np.searchsorted(self.edges_, busy, side="right")
 
@@ -259,14 +301,13 @@ class Scorer:
 def suspects(
     sequences: Sequences, surprise: Float, scales: Sequence[float], held: NDArray[np.bool_]
 ) -> NDArray[np.bool_]:
-    """The held-out events with the strangest recent past, themselves included: (N,) bool, `SUSPECT_SHARE` of them.
+    """The held-out events amid the strangest runs, (N,) bool: `SUSPECT_SHARE` of them.
 
     The held-out slice holds fraud too; where the level of normal events matters, as in a rehearsal, it is left out.
     """
     if not len(scales):
         return np.zeros(len(surprise), dtype=bool)
-    bounded = np.minimum(np.nan_to_num(surprise, nan=1.0), LOUDEST)
-    worst = np.max([accumulate(sequences, bounded, scale) for scale in scales], axis=0)
+    worst = surroundings(sequences, np.where(held, surprise, np.nan), scales).sum(axis=1)
     return np.asarray(held & (worst > np.quantile(worst[held], 1 - SUSPECT_SHARE)))
 
 

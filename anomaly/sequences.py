@@ -95,6 +95,18 @@ class Sequences:
         """Index of each event's first companion that is younger than `seconds`; see `lagged`."""
         return lagged(self.time, self.offsets, seconds)
 
+    def leading(self, seconds: float) -> NDArray[np.int64]:
+        """Index of each event's last companion that is less than `seconds` later; the mirror of `lagged`."""
+        n = len(self)
+        return n - 1 - lagged(-self.time[::-1], n - self.offsets[::-1], seconds)[::-1]
+
+    def typical_gap(self, mask: NDArray[np.bool_]) -> float:
+        """Median seconds from one event of an entity to the next one at a later time, those of `mask`; 0 if none."""
+        later = mask & (self.position > 0)
+        gap = self.time[later] - self.time[np.flatnonzero(later) - 1]
+        gap = gap[gap > 0]
+        return float(np.median(gap)) if len(gap) else 0.0
+
     def take(self, which: NDArray[np.int64]) -> Sequences:
         """Return the sequences numbered `which`, whole and in that order."""
         starts, lengths = self.offsets[which], self.lengths[which]

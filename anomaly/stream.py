@@ -168,12 +168,12 @@ class Stream:
         numeric, category = self._features(entity, parsed, now)
         self._remember(entity, now)
         errors = self._errors(entity, numeric, category)
-        surprise = self._scorer.surprise(errors)
         sums, number = self._recent(entity, now)
-        judged = self._scorer.judge_sums(errors, surprise, sums, number)
+        judged = self._scorer.judge_sums(errors, sums, number)
         status = self._status(entity, parsed)
+        counted = float(loud(self._scorer.fresh(errors))[0])
         for window in entity.recent:
-            window.push(now, (_whole(float(loud(surprise)[0])),))
+            window.push(now, (_whole(counted),))
         entity.waiting.append((now, numeric, category))
         entity.events += 1
         entity.time = parsed.time

@@ -45,6 +45,24 @@ class History:
     valid: Mask
 
 
+def sequences_of(times: list[list[float]]) -> Sequences:
+    """Histories of events of which nothing but the times is known, one per list."""
+    total = sum(map(len, times))
+    return Sequences(
+        entity=np.array([f"e{at}" for at in range(len(times))], dtype=object),
+        offsets=np.concatenate([[0], np.cumsum([len(one) for one in times])]).astype(np.int64),
+        time=np.concatenate([np.sort(one) for one in times]),
+        numeric=np.zeros((total, 0), dtype=np.float32),
+        category=np.zeros((total, 0), dtype=np.int32),
+        row=np.arange(total),
+    )
+
+
+def random_histories(entities: int, events: int, days: float, seed: int) -> Sequences:
+    """As many events for each entity, spread evenly over the days."""
+    return sequences_of(np.random.default_rng(seed).uniform(0, days * DAY, (entities, events)).tolist())
+
+
 def agree(found: pl.DataFrame, expected: pl.DataFrame, key: str = "id") -> None:
     """Every event of `found` has the scores, to 1e-5 in p, and the status that it has in `expected`."""
     both = found.join(expected, on=key, how="left", suffix=" expected", maintain_order="left")

@@ -129,13 +129,14 @@ def lagged(time: Sequence[float], offsets: Sequence[int], seconds: float) -> lis
     return found
 
 
-def accumulated(
-    time: Sequence[float], offsets: Sequence[int], surprise: Sequence[float], seconds: float
-) -> list[float]:
-    """-ln of the Gamma tail of the surprises summed over the last `seconds`; NaN counts as 1."""
-    known = [1.0 if math.isnan(value) else value for value in surprise]
-    lag = lagged(time, offsets, seconds)
-    return [-float(stats.gamma.logsf(math.fsum(known[first : at + 1]), at + 1 - first)) for at, first in enumerate(lag)]
+def around(time: Sequence[float], offsets: Sequence[int], seconds: float) -> list[list[int]]:
+    """Events of the same sequence less than `seconds` before or after each one, itself included."""
+    limit = round(seconds * 1e6)
+    return [
+        [one for one in range(start, stop) if abs(_micros(time[one]) - _micros(time[at])) < limit]
+        for start, stop in pairwise(offsets)
+        for at in range(start, stop)
+    ]
 
 
 def local(event: Event) -> datetime:

@@ -118,7 +118,7 @@ def test_a_rehearsal_tells_the_recall_of_each_kind_and_changes_nothing(
     assert ((found["low"] <= found["recall"]) & (found["recall"] <= found["high"])).all()
     assert found["recall"].is_between(0, 1).all() and found["noticed"].is_between(0, 1).all()
     large = found.filter(kind="large")
-    assert large["recall"].item() > 0.8, "amounts beyond all others"
+    assert large["recall"].item() > 0.7, "amounts beyond all others"
     loose = detector.rehearsal(payments, detector.threshold(budget_per_day=20), episodes=8)
     assert loose["recall"].mean() > found["recall"].mean()  # type: ignore[operator]
     assert_frame_equal(detector.score(payments), scores, check_exact=True)

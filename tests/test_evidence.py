@@ -5,75 +5,62 @@ from __future__ import annotations
 import numpy as np
 import oracles
 import pytest
+from conftest import sequences_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from anomaly.evidence import GENTLE, SOFT_THRESHOLD, accumulate, combine_fields, rank_surprise
-from anomaly.sequences import Sequences
+from anomaly.evidence import (
+    GENTLE,
+    LOUDEST,
+    SOFT_THRESHOLD,
+    combine_fields,
+    rank_surprise,
+    surroundings,
+    window_evidence,
+)
 
 NAN = np.nan
-
-
-def sequences_of(times: list[list[float]]) -> Sequences:
-    total = sum(map(len, times))
-    return Sequences(
-        entity=np.array([f"e{at}" for at in range(len(times))], dtype=object),
-        offsets=np.concatenate([[0], np.cumsum([len(one) for one in times])]).astype(np.int64),
-        time=np.concatenate([np.sort(one) for one in times]),
-        numeric=np.zeros((total, 0), dtype=np.float32),
-        category=np.zeros((total, 0), dtype=np.int32),
-        row=np.arange(total),
-    )
 
 
 moments = st.sampled_from([0.0, 1.0, 1.5, 3599.0, 3600.0, 7200.0, 86_400.0, 86_401.0, 200_000.0])
 surprises = st.sampled_from([0.0, 0.01, 1.0, 5.0, 30.0, NAN]) | st.floats(0, 50)
 
 
-@settings(deadline=None)
-@given(
-    st.lists(st.lists(moments, min_size=1, max_size=12), min_size=1, max_size=4),
-    st.lists(surprises, min_size=48, max_size=48),
-    st.sampled_from([1.0, 3600.0, 86_400.0]),
-)
-def test_evidence_is_the_gamma_tail_of_each_window(
-    times: list[list[float]], drawn: list[float], seconds: float
+drawn_histories = st.lists(st.lists(moments, min_size=1, max_size=12), min_size=1, max_size=4)
+drawn_surprises = st.lists(surprises, min_size=48, max_size=48)
+
+
+@given(drawn_histories, drawn_surprises, st.sampled_from([1.0, 3600.0, 86_400.0]), st.booleans())
+def test_the_surroundings_are_the_gamma_tail_of_what_lies_around(
+    times: list[list[float]], drawn: list[float], seconds: float, itself: bool
 ) -> None:
     sequences = sequences_of(times)
     surprise = drawn[: len(sequences)]
-    told = oracles.accumulated(sequences.time.tolist(), sequences.offsets.tolist(), surprise, seconds)
-    found = accumulate(sequences, np.array(surprise), seconds)
-    np.testing.assert_allclose(found, told, rtol=1e-6, atol=1e-9)
+    found = surroundings(sequences, np.array(surprise), [seconds], itself=itself)[:, 0]
+    for at, near in enumerate(oracles.around(sequences.time.tolist(), sequences.offsets.tolist(), seconds)):
+        counted = [min(surprise[one], LOUDEST) for one in near if itself or one != at]
+        known = [value for value in counted if not np.isnan(value)]
+        told = -stats.gamma.logsf(sum(known), len(known)) if known else 0.0
+        assert found[at] == pytest.approx(told, rel=1e-6, abs=1e-9)
 
 
 def test_evidence_that_underflows_keeps_growing() -> None:
     for events in (1, 3, 30):
-        sequences = sequences_of([[0.0] * events])
-        found = [float(accumulate(sequences, np.full(events, each), 1.0)[-1]) for each in np.linspace(1, 2000, 500)]
+        found = window_evidence(np.full(500, float(events)), events * np.linspace(1, 2000, 500), 1.0)
         assert np.all(np.diff(found) > 0)
         assert found[-1] == pytest.approx(2000 * events, rel=0.02)
 
 
-def test_evidence_of_normal_events_is_exponential() -> None:
-    draw = np.random.default_rng(0)
-    sequences = sequences_of([np.cumsum(draw.exponential(3600, 40)).tolist() for _ in range(500)])
-    found = accumulate(sequences, draw.exponential(size=len(sequences)), 86_400.0)
-    assert found.min() >= 0
-    for level in (0.5, 0.1, 0.01):
-        assert np.mean(np.exp(-found) <= level) == pytest.approx(level, rel=0.25)
-
-
 def test_one_strange_event_is_nothing_and_ten_are_a_case() -> None:
-    one = accumulate(sequences_of([[0.0]]), np.array([-np.log(0.01)]), 3600.0)[-1]
-    ten = accumulate(sequences_of([[float(at) for at in range(10)]]), np.full(10, -np.log(0.01)), 3600.0)[-1]
+    one, ten = (surroundings(sequences_of([[0.0] * n]), np.full(n, -np.log(0.01)), [3600.0])[-1, 0] for n in (1, 10))
     assert one == pytest.approx(-np.log(0.01))
     assert ten > 4 * one
 
 
 def test_evidence_of_an_entity_is_its_own() -> None:
-    quiet = accumulate(sequences_of([[0.0, 1.0], [0.0, 1.0]]), np.array([1.0, 1.0, 1.0, 1.0]), 10.0)
-    loud = accumulate(sequences_of([[0.0, 1.0], [0.0, 1.0]]), np.array([90.0, 90.0, 1.0, 1.0]), 10.0)
+    two = sequences_of([[0.0, 1.0], [0.0, 1.0]])
+    quiet, loud = (surroundings(two, np.array([more, more, 1.0, 1.0]), [10.0]) for more in (1.0, 6.0))
     np.testing.assert_allclose(quiet[2:], loud[2:])
     assert (loud[:2] > quiet[:2]).all()
 
@@ -87,6 +74,11 @@ def test_fields_are_added_by_what_exceeds_the_threshold() -> None:
         1.5 + GENTLE * 1.5 * (SOFT_THRESHOLD + 1.0),
     ]
     np.testing.assert_allclose(combine_fields(surprise, weight), expected)
+
+
+def test_a_field_that_hardly_counts_says_nothing_below_its_threshold() -> None:
+    found = combine_fields(np.array([[6.9], [7.0], [9.0]]), np.array([2.0]), threshold=7.0, gentle=0.0)
+    assert found.tolist() == [0.0, 0.0, 4.0]
 
 
 def test_a_missing_field_adds_nothing_and_an_event_without_fields_says_nothing() -> None:

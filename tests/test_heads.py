@@ -60,7 +60,9 @@ def mixture(prediction: Prediction, column: Column) -> tuple[oracles.Float, orac
 
 def test_fields_are_the_scored_columns_by_stage_numbers_first() -> None:
     assert NAMES == ["time:gap", "amount", "balance", "count:1h", "shop", "first:shop"]
-    assert len(FIELDS) == len(NAMES) == len(FIELDS.weight)
+    assert len(FIELDS) == len(NAMES)
+    assert FIELDS.evidence_weight[NAMES.index("count:1h")] == 0  # a count repeats the events before it
+    assert (np.delete(FIELDS.evidence_weight, NAMES.index("count:1h")) > 0).all()
     assert drawn(0, 3).errors(events_of(torch.zeros(3, len(NUMERIC)))).shape == (3, len(NAMES))
 
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from conftest import random_histories
 from numpy.typing import NDArray
 
 from anomaly import rehearsal
 from anomaly.features import Column
 from anomaly.rehearsal import LEAST_GAIN, Copies, Reference, choose, recall_by_kind, scales_of
 from anomaly.scorer import Combination, Errors
-from anomaly.sequences import Sequences
 
 DAY = 86_400.0
 AMOUNT = Column(name="amount", kind="number", weight=1.0)
@@ -23,31 +23,19 @@ FIELDS = {
 RUN = 6  # planted events of an episode
 
 
-def histories(entities: int, events: int, seed: int) -> Sequences:
-    time = np.random.default_rng(seed).uniform(0, 40 * DAY, (entities, events))
-    return Sequences(
-        entity=np.array([f"e{at}" for at in range(entities)], dtype=object),
-        offsets=np.arange(entities + 1) * events,
-        time=np.sort(time, axis=1).ravel(),
-        numeric=np.zeros((entities * events, 0), dtype=np.float32),
-        category=np.zeros((entities * events, 0), dtype=np.int32),
-        row=np.arange(entities * events),
-    )
-
-
 def normal(n: int, seed: int) -> dict[str, NDArray[np.float32]]:
     draw = np.random.default_rng(seed)
     return {name: draw.exponential(size=(n, len(columns))).astype(np.float32) for name, columns in FIELDS.items()}
 
 
 def reference() -> Reference:
-    sequences = histories(80, 100, seed=0)
+    sequences = random_histories(80, 100, 40, seed=0)
     return Reference(normal(len(sequences), 1), sequences, sequences.time > 10 * DAY)
 
 
 def copies(strange: dict[str, list[float]], episodes: int = 30, kinds: tuple[str, ...] = ("one",)) -> Copies:
     """Episodes of six planted events in a row, fifty events before them and nine after; `strange` is added to them."""
-    sequences = histories(episodes, 65, seed=2)
+    sequences = random_histories(episodes, 65, 40, seed=2)
     errors = normal(len(sequences), 3)
     position = np.arange(len(sequences)) % 65
     planted = (position >= 50) & (position < 50 + RUN)
@@ -67,7 +55,7 @@ def found(combination: Combination, planted: Copies) -> float:
 
 def test_precision_counts_the_frauds_and_the_bystanders_above() -> None:
     """Two planted events, at 3 and 1; a thousand genuine ones, ten of them at 2; one bystander at 5."""
-    sequences = histories(1, 4, seed=0)
+    sequences = random_histories(1, 4, 40, seed=0)
     errors: Errors = {}
     flags = np.array([False, True, True, False])
     after = np.array([False, True, True, True])
@@ -121,12 +109,12 @@ def test_fields_that_show_the_fraud_are_weighed_more() -> None:
 
 
 def test_a_statement_that_shows_nothing_is_left_out_and_one_that_shows_all_is_kept() -> None:
-    start = Combination(scales=(), population=2.0, ceiling=0.0)
+    start = Combination(scales=(), autoencoder=1.0, ceiling=0.0)
     best, _ = choose(start, copies({"forecaster": [4.0, 0.0]}, episodes=60), reference(), FIELDS, 0.0, 30 * DAY)
-    assert best.population < start.population
+    assert best.autoencoder < start.autoencoder
     best, _ = choose(
         Combination(scales=(), population=0.0, ceiling=0.0),
-        copies({"population": [5.0]}, episodes=60), reference(), FIELDS, 0.0, 30 * DAY,
+        copies({"population": [9.0]}, episodes=60), reference(), FIELDS, 0.0, 30 * DAY,
     )  # fmt: skip
     assert best.population > 0.0
 

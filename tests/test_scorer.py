@@ -6,9 +6,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from conftest import random_histories
 from numpy.typing import NDArray
 
-from anomaly.evidence import loud, measure_dependence, recent_sums, window_evidence
+from anomaly.evidence import LOUDEST, loud, measure_dependence, recent_sums, window_evidence
 from anomaly.features import Column
 from anomaly.scorer import Combination, Scorer, suspects
 from anomaly.sequences import Sequences
@@ -23,25 +24,13 @@ COMBINATION = Combination(scales=(3 * HOUR, 24 * HOUR))
 Errors = dict[str, NDArray[np.float32]]
 
 
-def histories(entities: int = 60, events: int = 100, seed: int = 0) -> Sequences:
-    time = np.random.default_rng(seed).uniform(0, 30 * 86_400, (entities, events))
-    return Sequences(
-        entity=np.array([f"e{at}" for at in range(entities)], dtype=object),
-        offsets=np.arange(entities + 1) * events,
-        time=np.sort(time, axis=1).ravel(),
-        numeric=np.zeros((entities * events, 0), dtype=np.float32),
-        category=np.zeros((entities * events, 0), dtype=np.int32),
-        row=np.arange(entities * events),
-    )
-
-
 def surprises(n: int, seed: int = 1) -> Errors:
     draw = np.random.default_rng(seed)
     return {name: draw.exponential(size=(n, len(columns))).astype(np.float32) for name, columns in FIELDS.items()}
 
 
 def fitted(combination: Combination = COMBINATION) -> tuple[Scorer, Sequences, Errors]:
-    sequences = histories()
+    sequences = random_histories(60, 100, 30, seed=0)
     errors = surprises(len(sequences))
     scorer = Scorer(FIELDS, combination)
     scorer.fit(errors, sequences, sequences.time > 10 * 86_400)
@@ -52,7 +41,7 @@ def fitted(combination: Combination = COMBINATION) -> tuple[Scorer, Sequences, E
 
 
 def test_the_recent_past_is_what_came_before_in_the_window() -> None:
-    sequences = histories(entities=4, events=30)
+    sequences = random_histories(4, 30, 30, seed=0)
     surprise = np.random.default_rng(2).exponential(size=len(sequences)) * 3
     surprise[5] = np.nan
     sums, number = recent_sums(sequences, surprise, (HOUR, 50 * HOUR))
@@ -87,6 +76,14 @@ def test_dependence_is_the_variance_over_that_of_independent_surprises() -> None
     assert np.mean(np.exp(-window_evidence(number, sums, 1.0)) <= 0.01) > 0.04
 
 
+def test_one_event_has_the_law_of_one_event_whatever_the_dependence() -> None:
+    """Also, its evidence does not leap where the surprise is as good as 0."""
+    surprise = np.array([[0.0], [1e-9], [1.0], [5.0]])
+    found = window_evidence(np.ones((4, 1)), surprise, np.array([3.0]))
+    np.testing.assert_allclose(found, surprise, atol=1e-12)
+    assert window_evidence(np.full((1, 1), 2.0), np.full((1, 1), 1e-9), np.array([3.0])).item() < 1e-8
+
+
 def test_no_past_has_a_dependence_of_one() -> None:
     assert measure_dependence(np.zeros((3, 2)), np.zeros((3, 2))).tolist() == [1.0, 1.0]
 
@@ -96,7 +93,7 @@ def test_no_past_has_a_dependence_of_one() -> None:
 
 def test_later_p_values_of_normal_events_are_uniform() -> None:
     scorer, _, _ = fitted()
-    fresh = histories(seed=7)
+    fresh = random_histories(60, 100, 30, seed=7)
     judged = scorer.judge(surprises(len(fresh), seed=8), fresh)
     for level in (0.5, 0.1, 0.01):
         assert np.mean(np.exp(judged.log_p) <= level) == pytest.approx(level, rel=0.25), level
@@ -144,7 +141,21 @@ def test_weights_are_those_of_the_models_and_of_the_fields_that_the_schema_names
     unit = own("forecaster", 0)
     assert own("forecaster", 1) == pytest.approx(0.3 * unit)
     assert own("autoencoder", 0) == pytest.approx(0.5 * unit)
-    assert own("population", 0) == pytest.approx(2.0 * unit)
+    assert own("population", 0) == pytest.approx(2.0 * (10.0 - LOUDEST))
+
+
+def test_a_count_of_earlier_events_speaks_for_its_event_and_not_for_the_run() -> None:
+    """In a busy week each event's count is strange for the same reason; that is one fact, not ten."""
+    fields = {"forecaster": (Column(name="amount", kind="number", weight=1.0), Column(name="count:1h", kind="count"))}
+    sequences = random_histories(60, 100, 30, seed=0)
+    errors = {"forecaster": np.random.default_rng(1).exponential(size=(len(sequences), 2)).astype(np.float32)}
+    scorer = Scorer(fields, COMBINATION)
+    scorer.fit(errors, sequences, sequences.time > 10 * 86_400)
+    busy = {"forecaster": errors["forecaster"].copy()}
+    busy["forecaster"][:100, 1] = 9.0
+    before, after = (scorer.judge(one, sequences) for one in (errors, busy))
+    np.testing.assert_array_equal(before.evidence, after.evidence)
+    assert (after.log_p[:100] < before.log_p[:100]).all()
 
 
 def test_an_event_of_which_no_model_says_anything_has_no_p_value() -> None:
@@ -157,7 +168,7 @@ def test_an_event_of_which_no_model_says_anything_has_no_p_value() -> None:
 
 
 def test_the_suspects_are_the_events_amid_a_run() -> None:
-    sequences = histories()
+    sequences = random_histories(60, 100, 30, seed=0)
     surprise = np.random.default_rng(5).exponential(size=len(sequences))
     surprise[200:260] = 6.0
     held = np.ones(len(sequences), dtype=bool)
@@ -165,6 +176,22 @@ def test_the_suspects_are_the_events_amid_a_run() -> None:
     assert found.sum() <= 0.03 * len(sequences) + 1
     assert found[215:260].mean() > 0.8
     assert not suspects(sequences, surprise, (), held).any()
+
+
+def test_runs_beyond_doubt_do_not_calibrate_and_lone_strange_events_do() -> None:
+    """With a run of fraud in the held-out slice, p-values stay those of normal events."""
+    sequences = random_histories(60, 100, 30, seed=0)
+    errors = surprises(len(sequences))
+    held = np.ones(len(sequences), dtype=bool)
+    run, lone = np.arange(110, 170), np.arange(250, len(sequences), 200)
+    for values in errors.values():
+        values[run] += 6.0
+        values[lone] += 6.0
+    scorer = Scorer(FIELDS, COMBINATION)
+    calibrated = np.isfinite(scorer.fit(errors, sequences, held))
+    assert calibrated[run].mean() < 0.2
+    assert calibrated[lone].all()
+    assert calibrated[np.setdiff1d(np.arange(len(sequences)), np.arange(90, 200))].all()
 
 
 def test_what_was_saved_judges_the_same() -> None:

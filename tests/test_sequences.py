@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import oracles
 import pytest
+from conftest import sequences_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -116,6 +117,22 @@ def test_the_first_event_of_a_window_is_found_as_by_looking_at_each(
     time = np.concatenate([start + np.cumsum(one) for one in gaps])
     offsets = np.concatenate([[0], np.cumsum([len(one) for one in gaps])]).astype(np.int64)
     assert lagged(time, offsets, seconds).tolist() == oracles.lagged(time.tolist(), offsets.tolist(), seconds)
+
+
+@given(histories, st.sampled_from([1e-6, 1.0, 5.0, 3600.0, 86_401.0]))
+def test_the_last_event_of_the_window_after_is_found_as_by_looking_at_each(
+    gaps: list[list[float]], seconds: float
+) -> None:
+    sequences = sequences_of([np.cumsum(one).tolist() for one in gaps])
+    near = oracles.around(sequences.time.tolist(), sequences.offsets.tolist(), seconds)
+    assert sequences.leading(seconds).tolist() == [max(one) for one in near]
+
+
+def test_the_typical_gap_is_that_within_an_entity_between_different_times() -> None:
+    sequences = sequences_of([[0.0, 2.0, 2.0, 8.0], [1000.0], [5000.0, 5004.0]])
+    assert sequences.typical_gap(np.ones(7, dtype=bool)) == 4.0  # of 2, 6 and 4
+    assert sequences.typical_gap(sequences.time < 7) == 2.0
+    assert sequences.typical_gap(np.zeros(7, dtype=bool)) == 0.0
 
 
 def test_a_thousand_entities_with_histories_of_centuries_fit_into_the_search() -> None:

@@ -89,7 +89,6 @@ class SequenceModel:
             self.table(sequences),
             train=train,
             valid=valid,
-            window=self.quarantine or 86400.0,
             training=self.training,
             seed=self.seed,
             settings=repr(replace(self, device=None)),

@@ -64,9 +64,9 @@ class FieldSet:
         return tuple(field.column for field in (*self.numbers, *self.categories))
 
     @property
-    def weight(self) -> NDArray[np.float64]:
-        """What each field counts, (K,)."""
-        return np.array([column.weight for column in self.columns])
+    def evidence_weight(self) -> NDArray[np.float64]:
+        """What each field counts where surprises are added up over events, (K,)."""
+        return np.array([0.0 if column.cumulative else column.weight for column in self.columns])
 
     @cached_property
     def number_index(self) -> list[int]:

@@ -1,8 +1,9 @@
 """The one training loop: seeded, clipped, stopped early on later time, robust to what hides in the history.
 
 Training goes over rows in length order, in chunks with the state carried (truncated back-propagation through time).
-After each epoch the events whose accumulated evidence is in the top `drop_share` get weight zero and the loop goes on:
-an unlabelled history holds the fraud too, and a plain fit would learn it.
+After each epoch the events amid the strangest runs, the top `drop_share`, get weight zero and the loop goes on: an
+unlabelled history holds the fraud too, and a plain fit would learn it. Runs are looked for on both sides of an event:
+what comes later may tell what to learn from, though never what to score.
 """
 
 from __future__ import annotations
@@ -23,13 +24,15 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from anomaly.errors import ArtifactError, ParameterError
-from anomaly.evidence import accumulate, combine_fields, rank_surprise
+from anomaly.evidence import combine_fields, rank_surprise, surroundings
 from anomaly.models.batches import Events, Plan, Table
 from anomaly.models.cells import Memory, Reader
 from anomaly.models.heads import FieldSet, Prediction
 from anomaly.sequences import Sequences
 
 Mask = NDArray[np.bool_]
+
+ROBUST_GAPS = (1, 3, 10, 30)  # typical gaps to either side of an event in which a run is looked for
 
 
 class Network(nn.Module):
@@ -62,7 +65,7 @@ class Training:
     clip : float
         Largest norm of the gradient.
     drop_share : float
-        Share of the events, those with the strangest recent past, that train nothing in the next epoch.
+        Share of the events, those amid the strangest runs, that train nothing in the next epoch.
     batch_events, steps, longest : int
         Events of one step of work, longest chunk and longest row; see `batches.Plan`.
     """
@@ -105,8 +108,6 @@ class Trainer:
         The history and its tensors.
     train, valid : ndarray of bool, shape (N,)
         Events that train (the first ones of each entity), and the later ones that say when to stop.
-    window : float
-        Seconds over which evidence is accumulated for the robust weights.
     settings : str
         All that the model was told; a checkpoint of other settings is refused.
     """
@@ -119,13 +120,12 @@ class Trainer:
         *,
         train: Mask,
         valid: Mask,
-        window: float,
         training: Training,
         seed: int,
         settings: str,
     ) -> None:
         self.network, self.sequences, self.table = network, sequences, table
-        self.train, self.valid, self.window = train, valid, window
+        self.train, self.valid = train, valid
         self.training, self.seed, self.settings = training, seed, settings
         until = np.add.reduceat(train.astype(np.int64), sequences.offsets[:-1])
         self.plan = Plan.of(
@@ -138,6 +138,8 @@ class Trainer:
         self.steps = sum(-(-int(length[0]) // training.steps) for _, length in self.plan.groups)
         self.epochs = training.epochs or int(np.clip(2500 // max(1, self.steps), 5, 60))
         self.weight = train.astype(np.float32)
+        gap = sequences.typical_gap(train)
+        self.scales = [factor * gap for factor in ROBUST_GAPS if gap]
         self.optimizer = torch.optim.Adam(network.parameters(), lr=training.learning_rate)
         self.run = Run()
         self.best: dict[str, Tensor] = {}
@@ -222,11 +224,11 @@ class Trainer:
         return total / max(1.0, count), errors
 
     def _reweight(self, errors: NDArray[np.float32]) -> None:
-        """Give weight zero to the training events whose recent past is the strangest."""
+        """Give weight zero to the training events amid the strangest runs."""
         if not self.training.drop_share:
             return
-        surprise = rank_surprise(combine_fields(errors, self.network.fields.weight))
-        evidence = accumulate(self.sequences, surprise, self.window)
+        surprise = rank_surprise(combine_fields(errors, self.network.fields.evidence_weight))
+        evidence = surroundings(self.sequences, surprise, self.scales).sum(axis=1)
         limit = np.quantile(evidence[self.train], 1 - self.training.drop_share)
         self.weight = (self.train & (evidence <= limit)).astype(np.float32)
 
@@ -237,7 +239,7 @@ class Trainer:
             data.update(np.ascontiguousarray(array).data)
         for mask in (self.train, self.valid):
             data.update(np.packbits(mask).data)
-        return json.dumps([self.settings, self.seed, self.window, data.hexdigest(), _shapes(self.network)])
+        return json.dumps([self.settings, self.seed, data.hexdigest(), _shapes(self.network)])
 
     def _save(self, path: Path) -> None:
         tensors = {f"network.{k}": v for k, v in self.network.state_dict().items()}
