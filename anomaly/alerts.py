@@ -12,6 +12,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from anomaly.errors import ParameterError
+from anomaly.features import GIVEN
 from anomaly.thresholds import case_numbers
 
 LONGEST_TEXT = 60
@@ -171,6 +172,9 @@ def add_reasons(cases: pl.DataFrame, explanations: pl.DataFrame, *, most: int = 
         pl.col("surprise").fill_nan(None) > NOTABLE_SURPRISE, pl.col("row").is_in(cases["peak_row"].unique().implode())
     )
     wanted = wanted.sort(["row", "surprise"], descending=[False, True], maintain_order=True)
+    # An amount may be strange as such and given its categories: the stranger statement is enough.
+    wanted = wanted.with_columns(what=pl.col("field").str.strip_prefix(GIVEN))
+    wanted = wanted.unique(["row", "what"], keep="first", maintain_order=True)
     reasons: dict[int, list[str]] = {}
     fields: dict[int, list[str]] = {}
     for told in wanted.group_by("row", maintain_order=True).head(most).iter_rows(named=True):
@@ -254,7 +258,12 @@ def _number(told: Mapping[str, Any]) -> str:
     if window:
         what = _clip(window[3]) if window[3] else "sum"
         return f"{what} {_value(told, number_text)} in {window[1]} {_SHORT[window[2]]}"
-    return f"{_clip(told['field'])} {_value(told, number_text)}"
+    name = _clip(told["field"].removeprefix(GIVEN))
+    return f"{name} {_value(told, number_text)}{_given(told)}"
+
+
+def _given(told: Mapping[str, Any]) -> str:
+    return " given its categories" if told["field"].startswith(GIVEN) else ""
 
 
 def _duration(told: Mapping[str, Any]) -> str:
@@ -270,11 +279,11 @@ def _count(told: Mapping[str, Any]) -> str:
 
 
 def _distance(told: Mapping[str, Any]) -> str:
-    return f"{_value(told, _bound_text)} km from the previous place"
+    return f"{_value(told, _bound_text)} km from the previous place{_given(told)}"
 
 
 def _speed(told: Mapping[str, Any]) -> str:
-    return f"{_value(told, _bound_text)} km/h from the previous place"
+    return f"{_value(told, _bound_text)} km/h from the previous place{_given(told)}"
 
 
 def _category(told: Mapping[str, Any]) -> str:

@@ -133,4 +133,4 @@ def _observed(
         return {"observed_text": frame[f"c:{column.name}"].gather(index)}
     if column.kind == "flag":
         return {"observed_text": frame[f"c:{column.name.partition(':')[2]}"].gather(index)}
-    return {"observed": pl.Series(raw[column.name][index]).fill_nan(None)}
+    return {"observed": pl.Series(raw[column.raw_name][index]).fill_nan(None)}

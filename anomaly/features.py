@@ -22,7 +22,7 @@ events of its entity make of them. Scales and vocabularies are learned on a mask
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -40,7 +40,9 @@ LARGEST_AMOUNT = 1e300  # as much of an amount enters a sum, so that no sum is i
 FARTHEST = 1e4  # encoded numbers lie within this: a marker like 1.8e308 is no infinity, and 0.01 still counts
 CIRCLES: Mapping[str, float] = {"hour": 86400.0, "weekday": 604800.0}
 MONDAY = 4 * 86400.0  # 1970-01-05, the first Monday of the epoch
-DERIVED = ("time:", "count:", "sum:", "place:", "circle:", "clock:", "first:", "changed:", "field:", "population:")
+GIVEN = "given:"  # before the name of a number that is judged given the categories of its own event
+POPULATION = "population:"  # before the name of a number that is judged among those of everybody
+DERIVED = ("time:", "count:", "sum:", "place:", "circle:", "clock:", "first:", "changed:", "field:", GIVEN, POPULATION)
 SCORE_COLUMNS = (
     "row",
     "time",
@@ -76,7 +78,8 @@ class Column:
     scored : bool
         Does the column have a predictive distribution of its own (is it a *field*), or is it only read as input.
     stage : int
-        Fields are predicted in two stages: 1 from the memory alone (when), 2 also from the clock (all else).
+        Fields are predicted in stages: 1 from the memory alone (when), 2 also from the clock (all else), 3 also from
+        the categories of the event itself (a number once more, see `Column.given`).
     tail : {"upper", "lower", "both", "density"}
         Which side of the predictive distribution is strange; ``density`` (categories) = whatever is improbable.
     unit : float
@@ -94,7 +97,7 @@ class Column:
     name: str
     kind: Kind
     scored: bool = True
-    stage: Literal[1, 2] = 2
+    stage: Literal[1, 2, 3] = 2
     tail: Literal["upper", "lower", "both", "density"] = "upper"
     unit: float = 0.0
     center: float = 0.0
@@ -107,6 +110,15 @@ class Column:
     def is_category(self) -> bool:
         """Does the column live in ``Sequences.category`` (else in ``Sequences.numeric``)."""
         return self.kind in ("category", "clock", "flag")
+
+    @property
+    def raw_name(self) -> str:
+        """Name of the values behind the column; several fields may judge the same ones."""
+        return self.name.removeprefix(GIVEN).removeprefix(POPULATION)
+
+    def given(self) -> Column:
+        """The same number, judged given the categories of its own event."""
+        return replace(self, name=GIVEN + self.name, stage=3)
 
     @property
     def cumulative(self) -> bool:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from anomaly.calibration import TailCalibrator
 from anomaly.errors import NotFittedError
-from anomaly.features import Column
+from anomaly.features import POPULATION, Column
 
 Float = NDArray[np.float64]
 LOG_2 = float(np.log(2.0))
@@ -35,7 +35,7 @@ class Population:
 
     def __init__(self, numeric: Sequence[Column]) -> None:
         self.index = [at for at, column in enumerate(numeric) if column.kind == "number" and column.scored]
-        self.fields = tuple(replace(numeric[at], name=f"population:{numeric[at].name}") for at in self.index)
+        self.fields = tuple(replace(numeric[at], name=POPULATION + numeric[at].name) for at in self.index)
         self.tails_: tuple[TailCalibrator | None, ...] = ()
 
     def fit(self, numeric: NDArray[np.float32]) -> Population:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from anomaly.detector import Detector
 from anomaly.evaluation import average_precision, recall_at_budget, roc_auc
+from anomaly.features import GIVEN
 from anomaly.history import as_seconds
 from anomaly.ingest import read_events
 from anomaly.rehearsal import scales_of
@@ -38,7 +39,7 @@ REFITTED: Mapping[str, Mapping[str, Any]] = {
     "quarantine": {"quarantine_hours": 0},
     "robust_weights": {"drop_share": 0.0},
 }
-RESCORED = ("evidence", "population", "autoencoder", "rehearsal", "fields")
+RESCORED = ("evidence", "population", "autoencoder", "rehearsal", "fields", "given")
 PARTS = (*RESCORED, *REFITTED)
 SHARES = (0.05, 0.1, 0.2)  # of false ones among the alerts
 COOLDOWN_HOURS = 24.0
@@ -341,7 +342,18 @@ def ablation(detector: Detector, world: Play, sizes: Sizes) -> dict[str, dict[st
         "rehearsal": Combination(scales=scales_of(detector.gap_, judged.span)),
         "fields": replace(whole, other=0.0),
     }
-    return {part: world.quality(rescored(judged, one), sizes.per_day) for part, one in without.items()}
+    found = {part: world.quality(rescored(judged, one), sizes.per_day) for part, one in without.items()}
+    silent = replace(judged, errors=_without_given(judged))
+    return {**found, "given": world.quality(rescored(silent, whole), sizes.per_day)}
+
+
+def _without_given(judged: Judged) -> dict[str, NDArray[np.float32]]:
+    """The errors, none of them given the categories of the event."""
+    said = {}
+    for name, values in judged.errors.items():
+        given = [column.name.startswith(GIVEN) for column in judged.detector.scorer_.fields[name]]
+        said[name] = np.where(given, np.float32(np.nan), values)
+    return said
 
 
 # ---- figures ---------------------------------------------------------------------------------------------------------

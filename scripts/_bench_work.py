@@ -78,7 +78,7 @@ class Sizes:
     episodes: int = 100
     levels: tuple[float, ...] = (0, 0.5, 1, 2, 5)
     contamination_seeds: int = 1
-    rates_customers: int = 2000
+    rates_customers: int = 4000
     rates_days: int = 300
     rates_fit_days: int = 60
     chunks: int = 8

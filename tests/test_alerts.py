@@ -196,6 +196,11 @@ def told(
         (told("time:gap", "duration", 180, 7200, 259200), "3 min since the previous event, expected 2 h - 3 d"),
         (told("count_1h", "count", 14, 1, 2), "14 events in 1 h, expected 1-2"),
         (told("count:7d", "count", 1, 2.0, 2.4), "1 event in 7 d, expected 2"),
+        (told("given:amount", "number", 900, 2.0, 40), "amount 900 given its categories, expected 2-40"),
+        (
+            told("given:place:speed", "speed", 900, 2.0, 40),
+            "900 km/h from the previous place given its categories, expected 2-40 km/h",
+        ),
         (told("visits", "count", 1200, 1, 2), "visits 1,200, expected 1-2"),
         (told("place:distance", "distance", 412.4, 0, 12.2), "412 km from the previous place, expected 0-12 km"),
         (told("place:speed", "speed", 2890.3, 0, 64), "2,890 km/h from the previous place, expected 0-64 km/h"),
@@ -326,6 +331,7 @@ def test_reasons_of_the_peak_event_strongest_first() -> None:
         told("time:gap", "duration", 10.0, 3600.0, 7200.0, surprise=0.9) | {"row": 101},
         told("count:1h", "count", 9.0, 1.0, 2.0, surprise=3.0) | {"row": 101},
         told("clock:hour", "clock", 3.0, 9.0, 17.0, surprise=1.5) | {"row": 101},
+        told("given:amount", "number", 5000, 90, 400, surprise=1.2) | {"row": 101},  # the amount itself says more
         told("amount", "number", 9, 12, 80, surprise=9.0) | {"row": 104},  # not the peak of its case
         told("amount", "number", 9, 12, 80, surprise=NAN) | {"row": 103},
     ]

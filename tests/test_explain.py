@@ -57,7 +57,7 @@ def test_what_was_observed_is_what_came_in(untidy_detector: Untidy, untidy: pl.D
             hours = moment.hour + moment.minute / 60 + moment.second / 3600
             assert one["observed"] == pytest.approx(hours, abs=1e-4)
         else:
-            assert one["observed"] == pytest.approx(raw[field][index], rel=1e-9, abs=0.05)
+            assert one["observed"] == pytest.approx(raw[field.removeprefix("given:")][index], rel=1e-9, abs=0.05)
             assert one["observed_text"] is None
 
 

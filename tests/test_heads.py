@@ -14,7 +14,7 @@ from torch import Tensor
 
 from anomaly.features import FARTHEST, MISSING, Column
 from anomaly.models.batches import Events
-from anomaly.models.heads import COMPONENTS, SMALLEST_SCALE, FieldSet, Prediction
+from anomaly.models.heads import COMPONENTS, SMALLEST_SCALE, FieldSet, Prediction, StagedHeads
 
 AMOUNT = Column(name="amount", kind="number", tail="upper", unit=1.0)
 BALANCE = Column(name="balance", kind="number", tail="lower")
@@ -64,6 +64,22 @@ def test_fields_are_the_scored_columns_by_stage_numbers_first() -> None:
     assert FIELDS.evidence_weight[NAMES.index("count:1h")] == 0  # a count repeats the events before it
     assert (np.delete(FIELDS.evidence_weight, NAMES.index("count:1h")) > 0).all()
     assert drawn(0, 3).errors(events_of(torch.zeros(3, len(NUMERIC)))).shape == (3, len(NAMES))
+
+
+def test_a_number_that_a_category_may_explain_is_judged_twice() -> None:
+    """As such, whatever the category; and given the category, whose change moves that statement alone."""
+    torch.manual_seed(0)
+    layout = (*NUMERIC, Column(name="circle:hour_sin", kind="circle", scored=False))
+    heads = StagedHeads(layout, CATEGORY, memory=3, statistics=1, width=8)
+    names = [column.name for column in heads.fields.columns]
+    twice = {"given:amount", "given:balance"}
+    assert set(names) == {*NAMES, *twice}
+    numeric, memory = torch.ones(1, len(layout)), torch.ones(1, 3)
+    bought_a, bought_b = (events_of(numeric, torch.tensor([[shop, 2]])) for shop in (2, 3))
+    errors = [heads(memory, events).errors(bought_a)[0] for events in (bought_a, bought_b)]
+    assert {name for name, one, other in zip(names, *errors, strict=True) if one != other} == twice
+    plain = StagedHeads(layout, (FLAG,), memory=3, statistics=1, width=8)
+    assert not any(column.name.startswith("given:") for column in plain.fields.columns)
 
 
 @pytest.mark.parametrize("column", [AMOUNT, BALANCE, GAP])

@@ -110,8 +110,7 @@ class SequenceModel:
     @property
     def fields(self) -> FieldSet:
         """The K scored fields, in the order of the columns of `errors`."""
-        self._network()
-        return FieldSet.of(self.numeric_, self.category_)
+        return self._network().fields
 
     def table(self, sequences: Sequences) -> Table:
         """Tensors of `sequences` for this model, on its device."""

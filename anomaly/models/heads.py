@@ -27,6 +27,7 @@ COMPONENTS = 4
 SMALLEST_SCALE = 0.02  # of a mixture component, in encoded units
 RESOLUTION = 0.01  # half the width of a number's bin, in encoded units: repeated prices must not make a loss endless
 LOG_2 = 0.6931471805599453
+EXPLAINED = ("number", "distance", "speed")  # kinds of numbers that the categories of an event may explain
 
 
 @dataclass(frozen=True)
@@ -39,20 +40,27 @@ class Field:
 
 @dataclass(frozen=True)
 class FieldSet:
-    """The K scored fields of a layout: the numbers first, then the categories, each in the order of the stages."""
+    """The K scored fields of a layout: the numbers first, then the categories, each in the order of the stages.
+
+    With `given` the numbers that a category may explain (an amount, a distance) are fields twice: as such, and given
+    the categories of their own event.
+    """
 
     numbers: tuple[Field, ...]
     categories: tuple[Field, ...]
 
     @classmethod
-    def of(cls, numeric: Sequence[Column], category: Sequence[Column]) -> FieldSet:
+    def of(cls, numeric: Sequence[Column], category: Sequence[Column], *, given: bool = False) -> FieldSet:
         """Scored fields of the columns."""
 
-        def scored(columns: Sequence[Column]) -> tuple[Field, ...]:
-            fields = [Field(column, index) for index, column in enumerate(columns) if column.scored]
-            return tuple(sorted(fields, key=lambda field: field.column.stage))
+        def scored(columns: Sequence[Column]) -> list[Field]:
+            return [Field(column, index) for index, column in enumerate(columns) if column.scored]
 
-        return cls(scored(numeric), scored(category))
+        numbers, categories = scored(numeric), scored(category)
+        if given and any(field.column.kind == "category" for field in categories):
+            explained = [field for field in numbers if field.column.kind in EXPLAINED]
+            numbers += [Field(field.column.given(), field.index) for field in explained]
+        return cls(*(tuple(sorted(one, key=lambda field: field.column.stage)) for one in (numbers, categories)))
 
     def __len__(self) -> int:
         """Return K."""
@@ -191,39 +199,50 @@ def judge_category(code: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class StagedHeads(nn.Module):
-    """Fields predicted in two stages: when from the memory alone, what else from the memory and the clock.
+    """Fields predicted in stages: when, from the memory; what, also from the clock; the numbers once more, given what.
 
-    An amount is judged for the entity and the hour, and not for its merchant category as well: a thief who buys
-    jewellery would be excused by its price. The stages share one matrix product.
+    An amount is judged for the entity and the hour, or a thief who buys jewellery would be excused by its price. It is
+    judged given its merchant category as well, or each honest holiday would be as strange as he. The first two stages
+    share one matrix product; the third adds to the second what each category of the event brings.
     """
 
     def __init__(
         self, numeric: Sequence[Column], category: Sequence[Column], memory: int, statistics: int, width: int
     ) -> None:
         super().__init__()
-        self.fields = FieldSet.of(numeric, category)
+        self.fields = FieldSet.of(numeric, category, given=True)
         self.width = width
         self.circles = [index for index, column in enumerate(numeric) if column.kind == "circle"]
         self.base = nn.Linear(memory + statistics, 2 * width)
         self.clock = nn.Linear(len(self.circles), width, bias=False)
+        given = any(field.column.stage == 3 for field in self.fields.numbers)
+        self.known = [field.index for field in self.fields.categories if given and field.column.kind == "category"]
+        self.what = nn.ModuleList(nn.Embedding(category[index].size, width) for index in self.known)
+        for table in self.what:
+            nn.init.normal_(table.weight, std=0.1)  # type: ignore[arg-type]
         # Each stage also sees the remembered averages directly: levels pass through without saturating.
         self.numbers = nn.ModuleList()
         self.categories = nn.ModuleList()
-        for stage in (1, 2):
+        for stage in (1, 2, 3) if given else (1, 2):
             numbers = sum(3 * COMPONENTS for field in self.fields.numbers if field.column.stage == stage)
-            codes = sum(field.column.size for field in self.fields.categories if field.column.stage == stage)
             self.numbers.append(spread_locations(linear(width + statistics, numbers)))
+        for stage in (1, 2):
+            codes = sum(field.column.size for field in self.fields.categories if field.column.stage == stage)
             self.categories.append(linear(width + statistics, codes))
 
     def forward(self, memory: Tensor, events: Events) -> Prediction:
         """Predict the fields of n events from the memory before each, (n, H)."""
         first, second = self.base(torch.cat([memory, events.statistics], dim=1)).chunk(2, dim=1)
         second = second + self.clock(events.numeric[:, self.circles])
-        stages = [torch.cat([fn.silu(part), events.statistics], dim=1) for part in (first, second)]
+        parts = [first, second]
+        if self.known:
+            what = [table(events.category[:, at]) for at, table in zip(self.known, self.what, strict=True)]
+            parts.append(second + torch.stack(what).sum(dim=0))
+        stages = [torch.cat([fn.silu(part), events.statistics], dim=1) for part in parts]
         return Prediction(
             self.fields,
             torch.cat([head(part) for head, part in zip(self.numbers, stages, strict=True)], dim=1),
-            torch.cat([head(part) for head, part in zip(self.categories, stages, strict=True)], dim=1),
+            torch.cat([head(part) for head, part in zip(self.categories, stages[:2], strict=True)], dim=1),
         )
 
 
