@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 if TYPE_CHECKING:
+    from anomaly.comparison import Comparison
     from anomaly.detector import Detector
     from anomaly.errors import AnomalyError
     from anomaly.ingest import Events, read_events
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "AnomalyError": "errors",
+    "Comparison": "comparison",
     "Detector": "detector",
     "Events": "ingest",
     "NumericField": "schema",
@@ -37,6 +39,7 @@ _HOMES = {
 
 __all__ = [
     "AnomalyError",
+    "Comparison",
     "Detector",
     "Events",
     "NumericField",

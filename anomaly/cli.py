@@ -1,144 +1,54 @@
-"""Command line: the verbs simulate, init, fit, rehearse, score and report, thin.
+"""Command line: the verbs simulate, init, fit, rehearse, score, report and compare, thin.
 
-Each verb prints its result on standard output, as text or, with ``--json``, as one JSON object. Progress, notes and
-errors go to standard error. An `AnomalyError` ends in exit code 2 and one message; anything else is a bug and keeps its
-traceback. Heavy modules are imported inside the verbs, so that ``anomaly --help`` answers at once.
+How a verb answers is told in `anomaly.verbs`. Heavy modules are imported inside the verbs, so that ``anomaly --help``
+answers at once.
 """
 
 from __future__ import annotations
 
-import json
-import math
 import shlex
 import sys
-import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from datetime import date, datetime, timedelta
-from functools import partial, wraps
-from inspect import Parameter, signature
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import date, timedelta
 from io import TextIOWrapper
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any
 from uuid import uuid4
 
 import typer
 
-from anomaly.errors import AnomalyError, InputError, ParameterError
+from anomaly.errors import InputError, ParameterError
+from anomaly.verbs import (
+    AlertCost,
+    Answer,
+    BudgetPerDay,
+    CooldownHours,
+    DetectorFolder,
+    FalseAlertRate,
+    FalseDiscoveryRate,
+    FraudShare,
+    Query,
+    Since,
+    Sources,
+    app,
+    note,
+    verb,
+)
 
 if TYPE_CHECKING:
     import polars as pl
-    from rich.table import Table
 
     from anomaly.detector import Detector
     from anomaly.ingest import Events
     from anomaly.schema import Schema
     from anomaly.thresholds import Threshold
 
+__all__ = ["app", "main"]
+
 REJECTS = "rejects.parquet"
 TOP_CASES = 10  # cases shown in the terminal
 TOLD_REJECTS = 3  # kinds of reasons shown in the terminal
-PLAIN_WIDTH = 140  # of tables where there is no terminal
 INTERRUPTED = 130  # the exit code that shells give to Ctrl-C
-
-EXAMPLES = {
-    "simulate": "anomaly simulate play",
-    "init": "anomaly init play/events.parquet",
-    "fit": "anomaly fit play/events.parquet --until 2024-03-01",
-    "rehearse": "anomaly rehearse play/events.parquet",
-    "score": "anomaly score play/events.parquet --since 2024-03-01",
-    "report": "anomaly report play/events.parquet --since 2024-03-01 --scores scores.parquet",
-}
-HELP = """Find fraud and other anomalies in sequences of events per entity, without labels.
-
-The verbs in the order of use, on play data; with data of your own, begin at init:
-
-\b
-{examples}
-
-EVENTS are CSV, Parquet, NDJSON or Arrow files, folders of them, or a database (sqlite:///events.db) with --query. Give
-score and report the history as well: each event is judged by what came before it. A row that cannot be read is put
-aside with its reason. Every verb takes --json. Exit code 2 means bad input, told in one message.
-"""
-
-app = typer.Typer(
-    help=HELP.format(examples="\n".join(f"  {example}" for example in EXAMPLES.values())),
-    add_completion=False,
-    no_args_is_help=True,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-
-Sources = Annotated[list[str], typer.Argument(metavar="EVENTS", help="Files, folders, or one database address.")]
-DetectorFolder = Annotated[Path, typer.Option("--detector", metavar="DIR", help="What `anomaly fit` wrote.")]
-Query = Annotated[str | None, typer.Option(metavar="SQL", help="What to read from a database.")]
-Since = Annotated[str | None, typer.Option(metavar="TIME", help="Score from this time on (UTC without an offset).")]
-BudgetPerDay = Annotated[
-    float | None, typer.Option(metavar="N", help="Alert on so many cases a day. [default: 50, without the next two]")
-]
-FalseAlertRate = Annotated[
-    float | None, typer.Option(metavar="SHARE", help="Alert on this share of the normal events, as 0.001.")
-]
-FalseDiscoveryRate = Annotated[
-    float | None, typer.Option(metavar="SHARE", help="Alert so that this share of the alerts may be false, as 0.1.")
-]
-AlertCost = Annotated[
-    float | None,
-    typer.Option(metavar="MONEY", help="Alert where the money at risk may be worth this cost; needs --fraud-share."),
-]
-FraudShare = Annotated[
-    float | None, typer.Option(metavar="SHARE", help="Share of fraud among the events, as 0.001, for --alert-cost.")
-]
-CooldownHours = Annotated[
-    float, typer.Option(min=0, metavar="HOURS", help="Alerts of one entity closer than this are one case.")
-]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else on standard output.")]
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What a verb found: plain values for a program; text and a table for a person."""
-
-    facts: dict[str, Any]
-    text: str
-    table: Table | None = None
-    after: str = field(default="", kw_only=True)
-
-
-def verb(told: str) -> Callable[[Callable[..., Answer]], Callable[..., None]]:
-    """Make a function that returns an `Answer` a verb with ``--json``; `told` says in a line what it does."""
-
-    def register(function: Callable[..., Answer]) -> Callable[..., None]:
-        @wraps(function)
-        def command(*, as_json: bool, **options: Any) -> None:
-            _answer(partial(function, **options), as_json)
-
-        json_option = Parameter("as_json", Parameter.KEYWORD_ONLY, default=False, annotation=AsJson)
-        known = signature(function, eval_str=True)
-        command.__signature__ = known.replace(parameters=[*known.parameters.values(), json_option])  # type: ignore[attr-defined]
-        app.command(short_help=told, epilog=f"\b\nExample:\n  {EXAMPLES[function.__name__]}")(command)
-        return command
-
-    return register
-
-
-def _answer(function: Callable[[], Answer], as_json: bool) -> None:
-    """Run a verb and print what it found, or why it could not."""
-    began = time.perf_counter()
-    try:
-        answer = function()
-    except AnomalyError as error:
-        _refuse(str(error), type(error).__name__, as_json)
-    except OSError as error:  # a folder that may not be written, a full disk
-        if error.filename is None:
-            raise
-        _refuse(f"{error.filename}: {error.strerror}", type(error).__name__, as_json)
-    if as_json:
-        facts = {**answer.facts, "seconds": round(time.perf_counter() - began, 3)}
-        typer.echo(json.dumps(_plain(facts), allow_nan=False))
-    else:
-        _show(answer)
 
 
 @verb("Write play data: 90 days of card payments with fraud.")
@@ -234,7 +144,7 @@ def fit(
         detector.fit(read, until=until, progress=True, checkpoint=checkpoint, resume=resume)
     except KeyboardInterrupt:
         again = "" if checkpoint is None else "; the same command with --resume goes on from the last whole epoch"
-        _note(f"Interrupted before the first epoch of a model was over: no detector is written{again}.")
+        note(f"Interrupted before the first epoch of a model was over: no detector is written{again}.")
         raise typer.Exit(INTERRUPTED) from None
     detector.save(out)
     facts = {"detector": out, **_fit_facts(detector.fitted_, read), "quarantine_hours": detector.quarantine_ / 3600}
@@ -376,6 +286,57 @@ def rehearse(
     )
 
 
+@verb("What labels would add: rules, the detector, labelled models.")
+def compare(
+    events: Sources,
+    schema: Annotated[Path, typer.Option(metavar="FILE", help="Which column is what.")] = Path("anomaly.toml"),
+    labels: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Event ids and labels. [default: the schema's label column]")
+    ] = None,
+    label: Annotated[str, typer.Option(metavar="COLUMN", help="The label in --labels.")] = "fraud",
+    since: Since = None,
+    label_delay_days: Annotated[
+        float, typer.Option(min=0, metavar="DAYS", help="How long until it is known whether an event was fraud.")
+    ] = 7.0,
+    budget_per_day: Annotated[int, typer.Option(min=1, metavar="N", help="Events looked into each day.")] = 50,
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Where to write the figures.")] = Path("comparison"),
+    epochs: Annotated[int | None, typer.Option(min=1, metavar="N", help="Most passes over the history.")] = None,
+    hidden: Annotated[int, typer.Option(min=1, metavar="N", help="Size of the memory of each model.")] = 64,
+    seed: Annotated[int, typer.Option(min=0, metavar="N", help="Same seed, same figures.")] = 0,
+    query: Query = None,
+) -> Answer:
+    """Measure what finds fraud without labels beside what finds it with them, on the same later events."""
+    from anomaly.schema import Schema
+
+    known = Schema.from_toml(schema)
+    source = _source(events, query, reads=[] if labels is None else [labels])
+    if labels is None and known.label is None:
+        raise ParameterError(
+            'compare needs labels: give --labels FILE, or name the column in the schema, label = "..."'
+        )
+
+    from anomaly.comparison import Comparison, read_label_table, write_comparison
+    from anomaly.ingest import read_labels
+    from anomaly.terminal import comparison_table
+
+    if labels is None:
+        told: Any = read_labels(source, known, query=query)["label"].fill_null(value=False)
+    else:
+        told = read_label_table(labels, known, label)
+    _time("--since", since)
+    options: dict[str, Any] = {"hidden": hidden, "epochs": epochs, "seed": seed, "budget_per_day": budget_per_day}
+    found = Comparison(schema=known, since=since, label_delay_days=label_delay_days, say=note, **options).run(
+        _read(source, known, query), told
+    )
+    written = write_comparison(found, out)
+    return Answer(
+        {"files": written, "sentence": found.sentence, **found.facts, "scorers": found.table.to_dicts()},
+        found.sentence,
+        comparison_table(found.table, budget_per_day),
+        after=f"{out}   all figures, and the curve over the number of known frauds",
+    )
+
+
 def main() -> None:
     """Entry point of the command ``anomaly``."""
     for stream in (sys.stdout, sys.stderr):  # a terminal that cannot show a character shows another one
@@ -432,12 +393,12 @@ def _read(source: str | list[str], schema: Schema, query: str | None) -> Events:
     if not len(read):
         raise InputError(f"none of the {read.n_input:,} rows can be read; the first one: {read.rejects['reason'][0]}")
     for text in read.notes:
-        _note(f"note: {text}")
+        note(f"note: {text}")
     kinds = rejects(read.rejects)
     for _, rows, example in kinds.head(TOLD_REJECTS).iter_rows():
-        _note(f"rejected: {rows:,} {'row' if rows == 1 else 'rows'} like {example}")
+        note(f"rejected: {rows:,} {'row' if rows == 1 else 'rows'} like {example}")
     if len(kinds) > TOLD_REJECTS:
-        _note(f"rejected: {kinds['rows'][TOLD_REJECTS:].sum():,} rows for other reasons")
+        note(f"rejected: {kinds['rows'][TOLD_REJECTS:].sum():,} rows for other reasons")
     return read
 
 
@@ -554,40 +515,3 @@ def _option(name: str) -> str:
 
 def _quoted(path: str | Path) -> str:
     return shlex.quote(str(path))
-
-
-def _plain(value: Any) -> Any:
-    """Values as JSON knows them."""
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    if isinstance(value, datetime):
-        return value.isoformat()
-    return str(value) if isinstance(value, Path) else value
-
-
-def _note(text: str) -> None:
-    typer.echo(text, err=True)
-
-
-def _refuse(message: str, kind: str, as_json: bool) -> NoReturn:
-    _note(f"Error: {message}")
-    if as_json:
-        typer.echo(json.dumps({"error": message, "kind": kind}))
-    raise typer.Exit(2)
-
-
-def _show(answer: Answer) -> None:
-    typer.echo(answer.text)
-    if answer.table is not None:
-        from rich.console import Console
-
-        console = Console()
-        if not console.is_terminal:
-            console = Console(width=PLAIN_WIDTH)
-        console.print(answer.table)
-    if answer.after:
-        typer.echo(answer.after)

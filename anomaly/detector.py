@@ -72,7 +72,7 @@ class Detector:
         Age at which an event enters the memory. By default 30 times the typical gap between two events of an entity
         (at most a tenth of the history), so that a run of fraud cannot explain itself away. 0 = at once.
     epochs : int, optional
-        Most passes over the history; by default enough for about 600 steps, between 5 and 60.
+        Most passes over the history; by default enough for about 600 steps, between 4 and 60.
     seed : int
         Same seed, same machine, same numbers.
     device : str, optional

@@ -9,7 +9,8 @@ so ``except ValueError`` keeps working. The classes differ by what the caller ca
     ├── ParameterError  (ValueError)    an argument is out of its range: correct the call
     ├── NotFittedError  (RuntimeError)  asked for results before `fit`: fit first
     ├── ArtifactError   (ValueError)    a saved detector is of an unknown format, changed or incomplete: save it again
-    └── OrderError      (ValueError)    a live event is older than its entity's last one: hold events back and sort them
+    ├── OrderError      (ValueError)    a live event is older than its entity's last one: hold events back and sort them
+    └── PackageError    (ImportError)   an optional package is not installed: install the extra that the message names
 
 A message says who refuses, what was expected, what was found, and what to do instead. A bad row among good ones is no
 error: it lands in the rejects with its reason (see `anomaly.ingest`).
@@ -28,6 +29,7 @@ __all__ = [
     "InputError",
     "NotFittedError",
     "OrderError",
+    "PackageError",
     "ParameterError",
     "SchemaError",
 ]
@@ -59,3 +61,7 @@ class ArtifactError(AnomalyError, ValueError):
 
 class OrderError(AnomalyError, ValueError):
     """A live event is older than the newest event already seen of its entity."""
+
+
+class PackageError(AnomalyError, ImportError):
+    """A package that only some uses need is not installed."""

@@ -23,6 +23,18 @@ def rehearsal_table(found: pl.DataFrame) -> Table:
     return table
 
 
+def comparison_table(found: pl.DataFrame, budget: int) -> Table:
+    """Table of a comparison for a terminal, the best scorer first."""
+    heads = ("AP", "95 %", "AUC", f"recall at {budget} a day", "money saved", "fit s")
+    table = Table("scorer", "labels", *(Column(head, justify="right") for head in heads), box=None, pad_edge=False)
+    for row in found.iter_rows(named=True):
+        interval = f"{row['ap_low']:.3f}-{row['ap_high']:.3f}"
+        quality = (f"{row['average_precision']:.3f}", interval, f"{row['auc']:.3f}", f"{row['recall_at_budget']:.0%}")
+        rest = (f"{row['share_saved']:.0%}", f"{row['fit_seconds']:.0f}")
+        table.add_row(row["scorer"].replace("_", " "), "yes" if row["labels"] else "no", *quality, *rest)
+    return table
+
+
 def case_table(cases: pl.DataFrame, schema: Schema) -> Table:
     """Table of cases for a terminal. Text from the data cannot style it, nor send it control characters."""
     money = money_field(schema)

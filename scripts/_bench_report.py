@@ -381,7 +381,8 @@ over the customers, and knows nothing of what a fit's calibration adds:"""
 REHEARSAL = """What the detector itself foretells without labels, on frauds planted into its held-out history (first
 simulation; events above the threshold for the same budget of cases):"""
 ABLATION = """One part removed at a time; the difference is to `ours` on the same simulations. `rehearsal` = the default
-combination, `fields` = only the numbers that the schema names:"""
+combination, `fields` = only the numbers that the schema names, `given` = no number judged given the categories of its
+event:"""
 CONTAMINATION = """One simulation of {sizes.customers} customers whose frauds are thinned by whole runs: the history
 holds each share, and the scored events, 1 % of them fraud, are the same for all. Average precision:"""
 RATES = """Simulated payments without any fraud: {sizes.rates_customers} customers, learned from {history:,.0f} events

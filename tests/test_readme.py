@@ -12,7 +12,8 @@ import pytest
 import readme
 from typer.testing import CliRunner
 
-from anomaly.cli import EXAMPLES, app
+from anomaly.cli import app
+from anomaly.verbs import EXAMPLES
 
 ROOT = Path(__file__).resolve().parent.parent
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -60,7 +60,7 @@ class Training:
     Parameters
     ----------
     epochs : int, optional
-        Most passes over the history; by default enough for about 600 steps, between 5 and 60.
+        Most passes over the history; by default enough for about 600 steps, between 4 and 60.
     patience : int
         Epochs without a better validation loss before the loop stops.
     learning_rate : float
@@ -139,7 +139,7 @@ class Trainer:
             longest=training.longest,
         )
         self.steps = sum(-(-int(length[0]) // training.steps) for _, length in self.plan.groups)
-        self.epochs = training.epochs or int(np.clip(ENOUGH_STEPS // max(1, self.steps), 5, 60))
+        self.epochs = training.epochs or int(np.clip(ENOUGH_STEPS // max(1, self.steps), 4, 60))
         self.weight = train.astype(np.float32)
         gap = sequences.typical_gap(train)
         self.scales = [factor * gap for factor in ROBUST_GAPS if gap]

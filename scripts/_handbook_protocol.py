@@ -1,0 +1,185 @@
+"""The Fraud Detection Handbook's way to judge a model that learns from labels: features, weeks, known cards, measures.
+
+After chapters 3 to 5 (Le Borgne, Siblini, Lebichot & Bontempi 2021): a model learns from a week of payments, waits a
+week for the labels, and is tested on the next one; this is done four times, a week apart. Cards that are known to be
+compromised are taken out of the test days. Besides, a longer split: all labels known by the end of July, tested on all
+of August and September.
+
+A scorer is a function of the payments and a split that returns a score for each test event, higher = more likely fraud.
+It may read whatever was known when the event happened, and learn from the labels of the training events.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import date, timedelta
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+from handbook import CARDS, SINCE, rules
+from numpy.typing import NDArray
+
+from anomaly.evaluation import average_precision, card_precision_at_k, daily, roc_auc
+from anomaly.history import as_seconds
+from anomaly.labels import known_at, known_fraud, rolling
+from anomaly.models.baselines import Baseline
+
+Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
+Ints = NDArray[np.int64]
+
+DAY = 86_400.0
+EPOCH = date(1970, 1, 1)  # a Thursday
+WINDOWS = (1, 7, 30)  # days
+WEEK, DELAY = 7, 7  # days that train, as many that test; days until a label is known
+LAST_NIGHT_HOUR = 6
+TRAINED_FROM = (date(2018, 7, 25), date(2018, 8, 1), date(2018, 8, 8), date(2018, 8, 15))  # first day of each fold
+FEATURES = (
+    "TX_AMOUNT",
+    "TX_DURING_WEEKEND",
+    "TX_DURING_NIGHT",
+    *(f"CUSTOMER_ID_{what}_{days}DAY_WINDOW" for days in WINDOWS for what in ("NB_TX", "AVG_AMOUNT")),
+    *(f"TERMINAL_ID_{what}_{days}DAY_WINDOW" for days in WINDOWS for what in ("NB_TX", "RISK")),
+)
+MEASURES = ("auc", "ap", f"cp{CARDS}")
+
+
+@dataclass(frozen=True, eq=False)
+class Payments:
+    """All N payments in the order of the file, and what is computed of them once for all splits.
+
+    Attributes
+    ----------
+    events : polars.DataFrame
+        The table.
+    """
+
+    events: pl.DataFrame
+
+    @classmethod
+    def read(cls, path: Path) -> Payments:
+        """Read the file."""
+        return cls(pl.read_parquet(path))
+
+    @cached_property
+    def time(self) -> Floats:
+        """Seconds since 1970 (N,)."""
+        return self.events["TX_DATETIME"].dt.epoch("us").to_numpy() / 1e6
+
+    @cached_property
+    def day(self) -> Ints:
+        """Days since 1970 (N,)."""
+        return daily(self.time)
+
+    @cached_property
+    def card(self) -> NDArray[np.generic]:
+        """The customer of each payment (N,)."""
+        return self.events["CUSTOMER_ID"].to_numpy()
+
+    @cached_property
+    def kind(self) -> Ints:
+        """Scenario of the fraud (N,), 0 = genuine."""
+        return self.events["TX_FRAUD_SCENARIO"].cast(pl.Int64).to_numpy()
+
+    @cached_property
+    def fraud(self) -> Bools:
+        """Labels (N,)."""
+        return np.asarray(self.events["TX_FRAUD"].cast(pl.Int64).to_numpy() == 1)
+
+    @cached_property
+    def features(self) -> Floats:
+        """The Handbook's features (N, 15), named by `FEATURES`; past fraud at the terminal waits for its labels."""
+        amount = self.events["TX_AMOUNT"].cast(pl.Float64).to_numpy()
+        hour = np.floor(np.mod(self.time, DAY) / 3600)
+        weekend = np.mod(self.day + EPOCH.weekday(), 7) >= 5
+        windows = [days * DAY for days in WINDOWS]
+        terminal = self.events["TERMINAL_ID"].to_numpy()
+        return np.column_stack(
+            [
+                amount,
+                weekend,
+                hour <= LAST_NIGHT_HOUR,
+                rolling(self.card, self.time, amount, windows=windows),
+                known_fraud(terminal, self.time, self.fraud, delay=DELAY * DAY, windows=windows),
+            ]
+        )
+
+    @cached_property
+    def rules(self) -> dict[str, Floats]:
+        """Scores (N,) of the rules that need no label."""
+        return rules(self.events, np.arange(self.events.height))
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """Rows of the payments that train, and those that test."""
+
+    name: str
+    train: Ints
+    test: Ints
+
+
+Scorer = Callable[[Payments, Split], Floats]
+
+
+def rule(name: str) -> Scorer:
+    """Return a rule as a scorer."""
+    return lambda payments, split: payments.rules[name][split.test]
+
+
+def labelled(make: Callable[[], Baseline], seed: int = 0) -> Scorer:
+    """Return a classifier of single events as a scorer: it learns from the features of the training events."""
+
+    def score(payments: Payments, split: Split) -> Floats:
+        model = make().fit(payments.features[split.train], payments.fraud[split.train], seed)
+        return model.predict_proba(payments.features[split.test])
+
+    return score
+
+
+def fold(payments: Payments, first: date) -> Split:
+    """Return the split whose week of training begins on the day `first`.
+
+    The test week begins two weeks later. Taken out of it are the cards with a fraud in the week of training and, from
+    each test day on, those with a fraud eight days before it: labels of that day are known on the eve of the test day.
+    """
+    begin = (first - EPOCH).days
+    day, card, fraud = payments.day, payments.card, payments.fraud
+    train = (day >= begin) & (day < begin + WEEK)
+    known = card[train & fraud]
+    test = []
+    for today in range(begin + WEEK + DELAY, begin + 2 * WEEK + DELAY):
+        known = np.union1d(known, card[fraud & (day == today - DELAY - 1)])
+        rows = np.flatnonzero(day == today)
+        test.append(rows[~np.isin(card[rows], known)])
+    return Split(first.isoformat(), np.flatnonzero(train), np.concatenate(test))
+
+
+def folds(payments: Payments) -> list[Split]:
+    """Return the Handbook's four test folds."""
+    return [fold(payments, first) for first in TRAINED_FROM]
+
+
+def long_split(payments: Payments, since: str = SINCE) -> Split:
+    """Train on all labels that are known at `since`, and test on everything from then on; no card is taken out."""
+    now = as_seconds(since)
+    if now is None:
+        raise ValueError("long_split: expected a day")
+    train = known_at(payments.time, payments.fraud, DELAY * DAY, now)
+    return Split("long", np.flatnonzero(train), np.flatnonzero(payments.time >= now))
+
+
+def last_training_day(payments: Payments, split: Split) -> date:
+    """Return the day of the newest event that trains."""
+    return EPOCH + timedelta(days=int(payments.day[split.train].max()))
+
+
+def quality(payments: Payments, split: Split, score: Floats) -> dict[str, float]:
+    """AUC, average precision and card precision at 100 of scores (n,) of the test events."""
+    fraud = payments.fraud[split.test]
+    day, card = payments.day[split.test], payments.card[split.test]
+    values = (roc_auc(score, fraud), average_precision(score, fraud))
+    return dict(zip(MEASURES, (*values, card_precision_at_k(day, card, score, fraud, CARDS)), strict=True))

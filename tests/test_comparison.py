@@ -1,0 +1,163 @@
+"""Comparison: the same events for all, no label before its time, and figures that can be checked by hand."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+from typer.testing import CliRunner
+
+from anomaly.cli import app
+from anomaly.comparison import HEADS, UNSUPERVISED, Compared, Comparison, World, fraud_of, read_label_table
+from anomaly.errors import InputError
+from anomaly.evaluation import average_precision, roc_auc, rule_amount
+from anomaly.history import as_seconds
+from anomaly.ingest import read_events
+from anomaly.simulator import SIMULATED_SCHEMA, simulate
+
+SINCE = "2024-02-20"
+SMALL: dict[str, Any] = {"hidden": 8, "epochs": 2, "repeats": 60, "known": (10, 10_000), "budget_per_day": 5}
+
+
+@pytest.fixture(scope="module")
+def world() -> tuple[pl.DataFrame, pl.DataFrame]:
+    return simulate(customers=60, days=75, fraud_rate=0.03, seed=3)
+
+
+@pytest.fixture(scope="module")
+def compared(world: tuple[pl.DataFrame, pl.DataFrame]) -> Compared:
+    events, labels = world
+    return Comparison(schema=SIMULATED_SCHEMA, since=SINCE, **SMALL).run(events, labels["fraud"])
+
+
+def test_every_scorer_is_measured_on_the_same_events(
+    compared: Compared, world: tuple[pl.DataFrame, pl.DataFrame]
+) -> None:
+    events, labels = world
+    later = events["time"].dt.epoch("s").to_numpy() >= (as_seconds(SINCE) or 0.0)
+    truth = labels["fraud"].to_numpy()[later]
+    assert compared.facts["scored"] == later.sum() and compared.facts["scored_frauds"] == truth.sum()
+    rows = {row["scorer"]: row for row in compared.table.iter_rows(named=True)}
+    assert set(rows) >= {"amount", "ratio", UNSUPERVISED, *HEADS}
+    amount = rule_amount(events["amount"].to_numpy()[later])
+    assert rows["amount"]["average_precision"] == pytest.approx(average_precision(amount, truth))
+    assert rows["amount"]["auc"] == pytest.approx(roc_auc(amount, truth))
+    for row in rows.values():
+        assert row["ap_low"] <= row["average_precision"] <= row["ap_high"]
+        assert (row["brier"] is None) == (row["calibration_error"] is None) == (not row["labels"])
+    assert compared.table["average_precision"].is_sorted(descending=True)
+    best = compared.table.filter("labels").row(0, named=True)
+    assert best["scorer"] in compared.sentence and f"{best['recall_at_budget']:.0%}" in compared.sentence
+
+
+def test_the_curve_goes_from_no_label_to_all(compared: Compared) -> None:
+    known = compared.curve["known"].unique().sort().to_list()
+    assert known == [0, 10, compared.facts["known_frauds"]]  # ten thousand were never known
+    assert compared.curve.filter(known=0)["scorer"].to_list() == [UNSUPERVISED]
+    for scorer in HEADS:
+        last = compared.curve.filter(scorer=scorer, known=known[-1])["ap"].item()
+        assert last == pytest.approx(compared.table.filter(scorer=scorer)["average_precision"].item())
+
+
+def shuffled(fraud: np.ndarray[Any, Any], mask: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    changed = fraud.copy()
+    changed[mask] = np.random.default_rng(0).permutation(fraud[mask])
+    return changed
+
+
+def test_labels_that_are_not_yet_known_change_no_score(world: tuple[pl.DataFrame, pl.DataFrame]) -> None:
+    """Those younger than the delay when scoring begins train nothing, and no event knows labels younger than that."""
+    events, labels = world
+    fraud = labels["fraud"].to_numpy()
+    time = events["time"].dt.epoch("s").to_numpy().astype(np.float64)
+    since = as_seconds(SINCE) or 0.0
+    unknown = (time >= since - 6 * 86_400) & (time < since)  # to all events of the first scored day
+    assert fraud[unknown].any()
+    found = []
+    for told in (fraud, shuffled(fraud, unknown)):
+        comparison = Comparison(schema=SIMULATED_SCHEMA, since=SINCE, **{**SMALL, "label_delay_days": 7.0})
+        made, detector, _ = comparison._unsupervised(
+            read_events(events, SIMULATED_SCHEMA), fraud_of(read_events(events, SIMULATED_SCHEMA), told)
+        )
+        found.append((made, comparison._head("head", made, detector).score))
+    (one, first), (other, second) = found
+    learned = one.train | one.valid
+    assert (one.time[learned] < since - 7 * 86_400).all()
+    np.testing.assert_array_equal(learned, other.train | other.valid)
+    early = one.time[one.scored] < since + 86_400
+    assert early.any()
+    np.testing.assert_array_equal(first[early], second[early])
+
+
+def test_with_few_known_frauds_the_rest_is_taken_for_genuine(
+    world: tuple[pl.DataFrame, pl.DataFrame],
+) -> None:
+    events, labels = world
+    read = read_events(events, SIMULATED_SCHEMA)
+    made, _, _ = Comparison(schema=SIMULATED_SCHEMA, since=SINCE, **SMALL)._unsupervised(
+        read, fraud_of(read, labels["fraud"])
+    )
+    few = made.with_known(10, seed=0)
+    assert few.fraud.sum() == 10
+    assert not (few.fraud & ~made.fraud).any()
+    assert (few.fraud & few.train).any() and (few.fraud & few.valid).any()
+    np.testing.assert_array_equal(few.train, made.train)
+    assert isinstance(few, World) and replace(few, fraud=made.fraud).fraud is made.fraud
+
+
+def test_labels_come_by_row_or_by_event_id(world: tuple[pl.DataFrame, pl.DataFrame], tmp_path: Path) -> None:
+    events, labels = world
+    read = read_events(events, SIMULATED_SCHEMA)
+    truth = labels["fraud"].to_numpy()[read.frame["row"].to_numpy()]
+    np.testing.assert_array_equal(fraud_of(read, labels["fraud"]), truth)
+    mixed = labels.sample(fraction=1.0, shuffle=True, seed=1).filter(
+        pl.col("fraud") | (pl.int_range(pl.len()) % 2 == 0)
+    )
+    mixed.with_columns(pl.col("fraud").cast(pl.Int8)).write_csv(tmp_path / "labels.csv")
+    told = read_label_table(tmp_path / "labels.csv", SIMULATED_SCHEMA, "fraud")
+    np.testing.assert_array_equal(fraud_of(read, told), truth)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "reason"),
+    [
+        (lambda labels: labels["fraud"].to_numpy()[:-1], "rows were read, but the labels have shape"),
+        (lambda labels: labels["fraud"].to_numpy() & False, "hold 0 frauds"),
+        (lambda labels: labels, "need the event id"),
+        (lambda labels: pl.concat([labels, labels])["event_id", "fraud"], "twice"),
+        (lambda labels: labels.select(pl.col("event_id") + "x", "fraud"), "no label is of any of these events"),
+    ],
+)
+def test_labels_that_do_not_fit_are_refused(
+    world: tuple[pl.DataFrame, pl.DataFrame], spoil: Callable[[pl.DataFrame], Any], reason: str
+) -> None:
+    events, labels = world
+    with pytest.raises(InputError, match=reason):
+        Comparison(schema=SIMULATED_SCHEMA, since=SINCE, **SMALL).run(events, spoil(labels))
+
+
+def test_the_verb_writes_what_it_found(world: tuple[pl.DataFrame, pl.DataFrame], tmp_path: Path) -> None:
+    events, labels = world
+    events.write_parquet(tmp_path / "events.parquet")
+    labels.write_parquet(tmp_path / "labels.parquet")
+    (tmp_path / "anomaly.toml").write_text(SIMULATED_SCHEMA.to_toml(), encoding="utf-8")
+    words = [
+        *("compare", tmp_path / "events.parquet", "--labels", tmp_path / "labels.parquet", "--since", SINCE),
+        *("--schema", tmp_path / "anomaly.toml", "--out", tmp_path / "out", "--hidden", 4, "--epochs", 1, "--json"),
+    ]
+    run = CliRunner().invoke(app, [str(word) for word in words])
+    assert run.exit_code == 0, run.output
+    facts = json.loads(run.stdout)
+    written = json.loads((tmp_path / "out" / "comparison.json").read_text(encoding="utf-8"))
+    assert written["sentence"] == facts["sentence"]
+    assert set(written["scorers"]) == set(pl.read_csv(tmp_path / "out" / "table.csv")["scorer"])
+    assert {row["scorer"] for row in written["curve"]} >= {UNSUPERVISED, *HEADS}
+    words[words.index("--labels") + 1] = tmp_path / "events.parquet"
+    refused = CliRunner().invoke(app, [str(word) for word in words])
+    assert refused.exit_code == 2 and "fraud" in refused.output
