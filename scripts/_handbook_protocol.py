@@ -19,13 +19,16 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
-from handbook import CARDS, SINCE, rules
+from handbook import CARDS, SCHEMA, SINCE, rules
 from numpy.typing import NDArray
 
 from anomaly.evaluation import average_precision, card_precision_at_k, daily, roc_auc
+from anomaly.features import Encoder
 from anomaly.history import as_seconds
+from anomaly.ingest import read_events
 from anomaly.labels import known_at, known_fraud, rolling
 from anomaly.models.baselines import Baseline
+from anomaly.models.classifier import Classifier
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
@@ -36,6 +39,8 @@ EPOCH = date(1970, 1, 1)  # a Thursday
 WINDOWS = (1, 7, 30)  # days
 WEEK, DELAY = 7, 7  # days that train, as many that test; days until a label is known
 LAST_NIGHT_HOUR = 6
+CONTEXT_DAYS = 30.0  # of payments before the training ones that the head reads
+VALID_SHARE = 0.2  # of the training payments, the last ones: they stop the head
 TRAINED_FROM = (date(2018, 7, 25), date(2018, 8, 1), date(2018, 8, 8), date(2018, 8, 15))  # first day of each fold
 FEATURES = (
     "TX_AMOUNT",
@@ -136,6 +141,41 @@ def labelled(make: Callable[[], Baseline], seed: int = 0) -> Scorer:
     def score(payments: Payments, split: Split) -> Floats:
         model = make().fit(payments.features[split.train], payments.fraud[split.train], seed)
         return model.predict_proba(payments.features[split.test])
+
+    return score
+
+
+def head(seed: int = 0) -> Scorer:
+    """Return the recurrent head as a scorer: each customer's payments in a row, and the same features beside them.
+
+    It reads the customer's payments of the `CONTEXT_DAYS` before as well, whose labels it does not see. The last fifth
+    of the training payments says which epoch was best.
+    """
+
+    def score(payments: Payments, split: Split) -> Floats:
+        begin, end = payments.time[split.train].min() - CONTEXT_DAYS * DAY, payments.time[split.test].max()
+        rows = np.flatnonzero((payments.time >= begin) & (payments.time <= end))
+        frame = read_events(payments.events[rows], SCHEMA).frame
+        trained, tested = np.isin(rows, split.train), np.isin(rows, split.test)
+        back = frame["row"].to_numpy()
+        train = trained[back]
+        encoder = Encoder(SCHEMA).fit(frame, train)
+        sequences = encoder.transform(frame)
+        moments = sequences.time
+        late = moments >= np.quantile(moments[train], 1 - VALID_SHARE)
+        extra, fraud = payments.features[rows][back], payments.fraud[rows][back]
+        model = Classifier(seed=seed).fit(
+            sequences,
+            encoder.numeric,
+            encoder.category,
+            fraud,
+            train=train & ~late,
+            valid=train & late,
+            extra=extra,
+        )
+        scores = np.full(len(rows), np.nan)
+        scores[back] = model.decision_function(sequences, extra=extra, mask=tested[back])
+        return scores[tested]
 
     return score
 

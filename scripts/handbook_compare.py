@@ -6,8 +6,9 @@ As in::
 
 Four folds of a week of training, a week of delay and a week of test, as published; then a long split: all labels known
 at the end of July, tested on August and September. The scorers: `amount` and `ratio`, rules without labels; `logistic`,
-`forest` and `xgboost`, which learn from labels and read past fraud at the terminal as a feature. Figures go to
-reports/compare; no row of the data does.
+`forest` and `xgboost`, which learn from labels and read past fraud at the terminal as a feature; `head`, the recurrent
+head, which reads each customer's payments in a row beside the same features. Figures go to reports/compare; no row of
+the data does.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from _handbook_protocol import (
     Scorer,
     Split,
     folds,
+    head,
     labelled,
     last_training_day,
     long_split,
@@ -63,6 +65,7 @@ def scorers(seed: int = 0, n_jobs: int = 1) -> dict[str, Scorer]:
         "logistic": labelled(Logistic, seed),
         "forest": labelled(partial(Forest, trees=100, depth=20, n_jobs=n_jobs), seed),
         "xgboost": labelled(partial(Boosting, trees=100, learning_rate=0.3, depth=3, n_jobs=n_jobs), seed),
+        "head": head(seed),
     }
 
 
