@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from anomaly.bootstrap import paired_bootstrap
 from anomaly.detector import Detector
 from anomaly.digest import money_field
-from anomaly.errors import InputError, PackageError
+from anomaly.errors import InputError, PackageError, ParameterError
 from anomaly.evaluation import (
     average_precision,
     brier,
@@ -208,6 +208,11 @@ class Comparison:
         InputError
             If no fraud is among the labelled events or among the scored ones, or the labels do not fit the events.
         """
+        if not 0 < self.label_delay_days < math.inf:
+            raise ParameterError(
+                f"compare: label_delay_days must be above 0, got {self.label_delay_days}; a label that is known at "
+                "once would be a feature of its own event"
+            )
         read = as_events(events, self.schema)
         fraud = fraud_of(read, labels)
         self.say("unsupervised: fitting on the history")
@@ -440,6 +445,10 @@ def read_label_table(path: Any, schema: Schema, column: str) -> pl.DataFrame:
     names = []
     for part in parts:
         check_columns(only, part.columns, part.name)
+        if column not in part.columns:
+            raise InputError(
+                f"compare: {part.name} has no column of labels {column!r}; columns there are: {', '.join(part.columns)}"
+            )
         names.append(collect(part, lambda one: one.frame.select(pl.col(schema.event_id or "").cast(pl.String))))
     return pl.concat(names).with_columns(read_labels(path, only)["label"].alias(column))
 

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from anomaly.cli import app
 from anomaly.comparison import HEADS, UNSUPERVISED, Compared, Comparison, World, fraud_of, read_label_table
-from anomaly.errors import InputError
+from anomaly.errors import InputError, ParameterError
 from anomaly.evaluation import average_precision, roc_auc, rule_amount
 from anomaly.history import as_seconds
 from anomaly.ingest import read_events
@@ -140,6 +140,17 @@ def test_labels_that_do_not_fit_are_refused(
     events, labels = world
     with pytest.raises(InputError, match=reason):
         Comparison(schema=SIMULATED_SCHEMA, since=SINCE, **SMALL).run(events, spoil(labels))
+
+
+def test_a_label_that_is_known_at_once_is_refused(world: tuple[pl.DataFrame, pl.DataFrame]) -> None:
+    events, labels = world
+    with pytest.raises(ParameterError, match="label_delay_days must be above 0, got 0"):
+        Comparison(schema=SIMULATED_SCHEMA, label_delay_days=0).run(events, labels["fraud"])
+
+
+def test_a_table_without_the_labels_is_refused(world: tuple[pl.DataFrame, pl.DataFrame]) -> None:
+    with pytest.raises(InputError, match="no column of labels 'nope'; columns there are: event_id, fraud, kind"):
+        read_label_table(world[1], SIMULATED_SCHEMA, "nope")
 
 
 def test_the_verb_writes_what_it_found(world: tuple[pl.DataFrame, pl.DataFrame], tmp_path: Path) -> None:
