@@ -13,11 +13,11 @@ from datetime import date, timedelta
 from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
-from uuid import uuid4
 
 import typer
 
 from anomaly.errors import InputError, ParameterError
+from anomaly.files import whole_file
 from anomaly.verbs import (
     AlertCost,
     Answer,
@@ -493,12 +493,8 @@ def _write(path: Path, text: str) -> None:
     """Write a text file, whole or not at all."""
     if not path.parent.is_dir():
         raise ParameterError(f"{path}: there is no folder {path.parent}: make it first")
-    draft = path.with_name(f".{path.name}.{uuid4().hex}.tmp")
-    try:
+    with whole_file(path) as draft:
         draft.write_text(text, encoding="utf-8")
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
 
 
 def _command(events: Sequence[str], options: Mapping[str, Any]) -> str | None:

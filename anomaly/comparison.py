@@ -12,10 +12,9 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import numpy as np
 import polars as pl
@@ -40,9 +39,10 @@ from anomaly.evaluation import (
     rule_amount,
     rule_ratio,
 )
+from anomaly.files import json_value, whole_file
 from anomaly.history import When, as_events, as_seconds
 from anomaly.ingest import Events, read_labels, write_table
-from anomaly.labels import known_fraud
+from anomaly.labels import known_at, known_fraud
 from anomaly.models.baselines import BASELINES
 from anomaly.models.classifier import Classifier
 from anomaly.schema import Schema, check_columns
@@ -103,9 +103,10 @@ class World:
             found[those[: max(1, round(frauds * share))]] = True
         return replace(self, fraud=found)
 
-    def risk(self, schema: Schema) -> Float:
+    @cached_property
+    def risk(self) -> Float:
         """Past fraud by entity and by each category, as labels of age `delay` tell it: (N, views * 2 * windows)."""
-        views = [self.frame["entity"], *(self.frame[f"c:{name}"] for name in schema.categorical)]
+        views = [self.frame[name] for name in self.frame.columns if name == "entity" or name.startswith("c:")]
         windows = [days * DAY for days in RISK_DAYS]
         parts = []
         for view in views:
@@ -131,7 +132,8 @@ class Compared:
     Attributes
     ----------
     table : polars.DataFrame
-        One row per scorer: ``scorer``, ``labels`` (does it need them), and the metrics of `COLUMNS`.
+        One row per scorer: ``scorer``, ``labels`` (does it need them), and its metrics (see `anomaly.evaluation`),
+        ``ap_low`` and ``ap_high`` among them.
     curve : polars.DataFrame
         ``known`` (frauds whose label was there), ``scorer``, ``ap``, ``low``, ``high``.
     beats : dict
@@ -236,7 +238,7 @@ class Comparison:
         delay = self.label_delay_days * DAY
         known_until = since - delay
         begin_valid = known_until - VALID_SHARE * (known_until - first)
-        scored, labelled = moments >= since, moments < known_until
+        scored, labelled = moments >= since, known_at(moments, fraud, delay, since)
         for what, mask in (("labelled", labelled & (moments < begin_valid)), ("scored", scored)):
             if not fraud[mask].any() or fraud[mask].all():
                 raise InputError(
@@ -275,7 +277,7 @@ class Comparison:
         """A labelled model of the causal features, each event a row."""
         sequences = world.sequences
         features = np.nan_to_num(
-            np.concatenate([sequences.numeric, sequences.category, world.risk(self.schema)], axis=1, dtype=np.float64)
+            np.concatenate([sequences.numeric, sequences.category, world.risk], axis=1, dtype=np.float64)
         )
         learns = world.train | world.valid
         began = time.perf_counter()
@@ -288,7 +290,7 @@ class Comparison:
         """The recurrent head, from scratch or from the forecaster's memory and with the unsupervised surprise."""
         self.say(f"{name}: fitting")
         pretrained = name == "head_pretrained"
-        extra = world.risk(self.schema)
+        extra = world.risk
         if pretrained:
             extra = np.concatenate([extra, world.surprise], axis=1)
         began = time.perf_counter()
@@ -362,7 +364,6 @@ class Comparison:
             "since": float(moments.min()),
             "label_delay_days": self.label_delay_days,
             "budget_per_day": self.budget_per_day,
-            "entity": entity_text(self.schema),
         }
         return Compared(table, curve, drawn.beats, facts, sentence(table, drawn.beats, facts))
 
@@ -465,22 +466,9 @@ def write_comparison(compared: Compared, folder: Path) -> list[Path]:
         "beats": {name: dict(others) for name, others in compared.beats.items()},
     }
     target = folder / "comparison.json"
-    draft = target.with_name(f".{target.name}.{uuid4().hex}.tmp")
-    try:
-        draft.write_text(json.dumps(finite(found), indent=2, allow_nan=False) + "\n", encoding="utf-8")
-        draft.replace(target)
-    finally:
-        draft.unlink(missing_ok=True)
+    with whole_file(target) as draft:
+        draft.write_text(json.dumps(json_value(found), indent=2, allow_nan=False) + "\n", encoding="utf-8")
     return [*written, target]
-
-
-def finite(value: Any) -> Any:
-    """The same with None for what JSON has no number for."""
-    if isinstance(value, Mapping):
-        return {key: finite(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def sentence(table: pl.DataFrame, beats: Mapping[str, Mapping[str, float]], facts: Mapping[str, Any]) -> str:
@@ -496,8 +484,3 @@ def sentence(table: pl.DataFrame, beats: Mapping[str, Mapping[str, float]], fact
         f"({with_labels['average_precision']:.3f} against {without['average_precision']:.3f}) in {sure:.0%} of the "
         "resamples."
     )
-
-
-def entity_text(schema: Schema) -> str:
-    """Name of the entity."""
-    return ", ".join(schema.entity) or "one sequence"

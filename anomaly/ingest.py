@@ -25,12 +25,12 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
-from uuid import uuid4
 
 import polars as pl
 
 from anomaly.columns import Column, all_reasons, any_fault, number_column, text_column, time_column
 from anomaly.errors import InputError, ParameterError, SchemaError
+from anomaly.files import whole_file
 from anomaly.schema import Schema, check_columns
 from anomaly.sources import Part, collect, open_parts
 from anomaly.values import number_value, shown, text_value, time_value
@@ -445,8 +445,7 @@ def write_table(frame: pl.DataFrame, path: str | Path) -> Path:
     """
     target = check_target(path)
     suffix = target.suffix.lower()
-    temporary = target.with_name(f".{target.name}.{uuid4().hex}.tmp")
-    try:
+    with whole_file(target) as temporary:
         if suffix == ".parquet":
             frame.write_parquet(temporary)
         elif suffix == ".csv":
@@ -456,9 +455,6 @@ def write_table(frame: pl.DataFrame, path: str | Path) -> Path:
             )
         else:
             frame.write_ndjson(temporary)
-        temporary.replace(target)
-    finally:
-        temporary.unlink(missing_ok=True)
     return target
 
 

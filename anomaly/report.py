@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 
 from anomaly import figures
 from anomaly.figures import MONTHS, one_in
+from anomaly.files import whole_file
 
 __all__ = ["CaseTimeline", "ReportData", "render", "write_report"]
 
@@ -147,12 +148,8 @@ def write_report(data: ReportData, path: str | os.PathLike[str]) -> Path:
     """
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    draft = target.with_name(f".{target.name}.{os.getpid()}.part")
-    try:
+    with whole_file(target) as draft:
         draft.write_bytes(render(data).encode())
-        draft.replace(target)
-    finally:
-        draft.unlink(missing_ok=True)
     return target
 
 

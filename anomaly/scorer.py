@@ -98,11 +98,11 @@ class Combination:
         every: Float = np.stack(parts)
         return np.asarray(np.where(np.isnan(every).all(axis=0), np.nan, np.nan_to_num(every).sum(axis=0)))
 
-    def total(self, surprise: Float, sums: Float, number: Float, dependence: Float) -> Float:
-        """The event's own surprise (N,) and what its recent past adds, in nats; (N, W) sums and numbers."""
+    def total(self, surprise: Float, evidence: Float) -> Float:
+        """The event's own surprise (N,) and what its recent past adds, both in nats; evidence at each scale (N, W)."""
         if not self.ceiling:
             return surprise
-        past = self.evidence * window_evidence(number, sums, dependence).sum(axis=1)
+        past = self.evidence * evidence.sum(axis=1)
         return np.asarray(surprise - self.ceiling * np.expm1(-past / self.ceiling))
 
 
@@ -198,7 +198,7 @@ class Scorer:
     def weigh(self, errors: Errors, sequences: Sequences) -> tuple[Float, Float]:
         """Nats that speak against each event, past included, (N,), and the events in each window before it, (N, W)."""
         sums, number = recent_sums(sequences, self.fresh(errors), self.combination.scales)
-        return self.combination.total(self.own(errors), sums, number, self.dependence_), number
+        return self.combination.total(self.own(errors), window_evidence(number, sums, self.dependence_)), number
 
     def judge(self, errors: Errors, sequences: Sequences, mask: NDArray[np.bool_] | None = None) -> Judgement:
         """Judge events of whole histories.
@@ -223,9 +223,9 @@ class Scorer:
             for name in self.fields
             if name in self.calibrators_
         }
-        total = self.combination.total(self.own(errors), sums, number, self.dependence_)
-        evidence = window_evidence(number, sums, self.dependence_).max(axis=1, initial=0.0)
-        return Judgement(models, self._calibrated(total, _busy(number)), evidence)
+        evidence = window_evidence(number, sums, self.dependence_)
+        total = self.combination.total(self.own(errors), evidence)
+        return Judgement(models, self._calibrated(total, _busy(number)), evidence.max(axis=1, initial=0.0))
 
     def own(self, errors: Errors) -> Float:
         """-ln p of each event on its own, (N,)."""
@@ -252,10 +252,7 @@ class Scorer:
         found = {
             f"{name}|{key}": value for name, one in self.calibrators_.items() for key, value in one.arrays().items()
         }
-        learned = {
-            "dependence": self.dependence_,
-            "edges": self.edges_,
-        }
+        learned = {"dependence": self.dependence_, "edges": self.edges_}
         return found | {f"|{name}": value for name, value in learned.items()}
 
     @classmethod

@@ -8,11 +8,9 @@ a bug and keeps its traceback.
 from __future__ import annotations
 
 import json
-import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import datetime
 from functools import partial, wraps
 from inspect import Parameter, signature
 from pathlib import Path
@@ -21,6 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from anomaly.errors import AnomalyError
+from anomaly.files import json_value
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -123,22 +122,9 @@ def _answer(function: Callable[[], Answer], as_json: bool) -> None:
         _refuse(f"{error.filename}: {error.strerror}", type(error).__name__, as_json)
     if as_json:
         facts = {**answer.facts, "seconds": round(time.perf_counter() - began, 3)}
-        typer.echo(json.dumps(_plain(facts), allow_nan=False))
+        typer.echo(json.dumps(json_value(facts), allow_nan=False))
     else:
         _show(answer)
-
-
-def _plain(value: Any) -> Any:
-    """Values as JSON knows them."""
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    if isinstance(value, datetime):
-        return value.isoformat()
-    return str(value) if isinstance(value, Path) else value
 
 
 def note(text: str) -> None:

@@ -15,6 +15,7 @@ import _peers
 import numpy as np
 import polars as pl
 from _bench_work import Data, Done, Found, Piece, Sizes, epochs
+from _handbook_protocol import DELAY, WEEK, counted
 from handbook import CARDS, SCHEMA, SINCE, quality
 from numpy.typing import NDArray
 
@@ -33,8 +34,6 @@ PEERS = ("isolation_forest", "ecod")
 SCORERS = (*RULES, *PEERS, "autoencoder", "forecaster", "ours", "ceiling")
 TEST_WEEKS = (date(2018, 8, 8), date(2018, 8, 15), date(2018, 8, 22), date(2018, 8, 29))
 AE_WEEK = date(2018, 7, 25)
-WEEK, DELAY, KNOWN_AFTER = 7, 14, 8  # days: a week; training start to test start; from a fraud until its card is known
-EPOCH = date(1970, 1, 1)
 
 
 @dataclass(frozen=True)
@@ -80,14 +79,7 @@ class Payments:
 
     def counted(self, week: date) -> Bools:
         """Which events (N,) of a test week the Handbook counts: see the module."""
-        day, card, fraud = self.day, self.card, self.kind > 0
-        first = (week - EPOCH).days
-        known = card[fraud & (day >= first - DELAY) & (day < first - DELAY + WEEK)]
-        counted = np.zeros(len(day), dtype=bool)
-        for today in range(first, first + WEEK):
-            known = np.union1d(known, card[fraud & (day == today - KNOWN_AFTER)])
-            counted |= (day == today) & ~np.isin(card, known)
-        return counted
+        return counted(self.day, self.card, self.kind > 0, week - timedelta(days=WEEK + DELAY))
 
 
 # ---- pieces ----------------------------------------------------------------------------------------------------------

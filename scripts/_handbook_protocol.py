@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from datetime import date, timedelta
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -186,16 +187,26 @@ def fold(payments: Payments, first: date) -> Split:
     The test week begins two weeks later. Taken out of it are the cards with a fraud in the week of training and, from
     each test day on, those with a fraud eight days before it: labels of that day are known on the eve of the test day.
     """
+    train = week_of(payments.day, first)
+    test = counted(payments.day, payments.card, payments.fraud, first)
+    return Split(first.isoformat(), np.flatnonzero(train), np.flatnonzero(test))
+
+
+def week_of(day: Ints, first: date) -> Bools:
+    """Which events (N,), of those days since 1970, are in the week from the day `first` on."""
     begin = (first - EPOCH).days
-    day, card, fraud = payments.day, payments.card, payments.fraud
-    train = (day >= begin) & (day < begin + WEEK)
-    known = card[train & fraud]
-    test = []
-    for today in range(begin + WEEK + DELAY, begin + 2 * WEEK + DELAY):
+    return np.asarray((day >= begin) & (day < begin + WEEK))
+
+
+def counted(day: Ints, card: NDArray[Any], fraud: Bools, first: date) -> Bools:
+    """Which events (N,) are in the test week and of a card not known by then; training begins on the day `first`."""
+    known = card[week_of(day, first) & fraud]
+    found = np.zeros(len(day), dtype=bool)
+    begin = (first - EPOCH).days + WEEK + DELAY
+    for today in range(begin, begin + WEEK):
         known = np.union1d(known, card[fraud & (day == today - DELAY - 1)])
-        rows = np.flatnonzero(day == today)
-        test.append(rows[~np.isin(card[rows], known)])
-    return Split(first.isoformat(), np.flatnonzero(train), np.concatenate(test))
+        found |= (day == today) & ~np.isin(card, known)
+    return found
 
 
 def folds(payments: Payments) -> list[Split]:

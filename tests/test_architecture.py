@@ -22,6 +22,7 @@ LONGEST_FUNCTION = 60  # lines, the docstring not counted
 # A module imports only from modules named before it. A new module gets its place here, as high up as it can go.
 ORDER = (
     "errors",
+    "files",
     "values",
     "columns",
     "guessing",
