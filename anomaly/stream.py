@@ -2,7 +2,7 @@
 
 Scores equal those of `Detector.score` on the same events: the same definitions, kept up event by event. An entity's
 state is what its features need of the last seven days, the surprises of the last events at each scale of the evidence,
-the events that still wait out the quarantine, and one LSTM state per model; its size does not grow with the length of
+the events that still wait out the quarantine, and one state of the memory per model; its size does not grow with the length of
 the history (only with the values it has met).
 """
 
@@ -37,9 +37,9 @@ from anomaly.features import (
     speed_kmh,
 )
 from anomaly.ingest import ParsedEvent, parse_event
+from anomaly.models.backbones import State
 from anomaly.models.base import averaged
 from anomaly.models.batches import CLIP, Events, mean_and_spread, remembered_number
-from anomaly.models.cells import State
 from anomaly.score_table import YOUNG
 from anomaly.scorer import LEAST_LOG_P, LN_10
 from anomaly.thresholds import Threshold

@@ -46,6 +46,7 @@ ORDER = (
     "progress",
     "artifacts",
     "models.batches",
+    "models.backbones",
     "models.cells",
     "models.heads",
     "models.training",

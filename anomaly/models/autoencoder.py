@@ -34,9 +34,10 @@ class AutoencoderNetwork(Network):
         bottleneck: int,
         noise: float,
         steps: int,
+        backbone: str,
     ) -> None:
         super().__init__()
-        self.memory = Memory(numeric, category, hidden)
+        self.memory = Memory(numeric, category, hidden, backbone)
         self.fields = FieldSet.of(numeric, category)
         self.noise, self.steps = noise, steps
         self.encoder = nn.Linear(hidden + self.memory.embedding.size + statistics_width(numeric), hidden)
@@ -107,4 +108,6 @@ class Autoencoder(SequenceModel):
         return "autoencoder"
 
     def _make(self, numeric: Sequence[Column], category: Sequence[Column]) -> Network:
-        return AutoencoderNetwork(numeric, category, self.hidden, self.bottleneck, self.noise, self.decoded)
+        return AutoencoderNetwork(
+            numeric, category, self.hidden, self.bottleneck, self.noise, self.decoded, self.backbone
+        )

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from anomaly.errors import NotFittedError, ParameterError
 from anomaly.features import Column
+from anomaly.models.backbones import check_backbone
 from anomaly.models.batches import Table
 from anomaly.models.heads import FieldSet, Prediction
 from anomaly.models.training import Mask, Network, Progress, Run, Trainer, Training, autocast, choose_device, scan
@@ -33,6 +34,8 @@ class SequenceModel:
         Numbers in the memory.
     quarantine : float
         Seconds that an event waits before it enters the memory: 0 = a plain next-step model.
+    backbone : {"lstm", "gru", "rnn", "conv", "transformer", "none"}
+        What remembers; see `anomaly.models.backbones`.
     training : Training
         How to train.
     seed : int
@@ -43,6 +46,7 @@ class SequenceModel:
 
     hidden: int = 64
     quarantine: float = 0.0
+    backbone: str = "lstm"
     training: Training = field(default_factory=Training)
     seed: int = 0
     device: str | None = None
@@ -102,6 +106,7 @@ class SequenceModel:
         return train if self._dropped is None else train & ~self._dropped
 
     def _check(self) -> None:
+        check_backbone(type(self).__name__, self.backbone)
         for name, least in (("hidden", 1), ("quarantine", 0), ("seed", 0)):
             value = getattr(self, name)
             if not least <= value < float("inf"):

@@ -1,4 +1,4 @@
-"""Memory: a recurrent backbone that reads whole histories once, and hands out what it remembered at any event.
+"""Memory: a backbone that reads whole histories once, and hands out what it remembered at any event.
 
 The memory before an event holds only events that are old enough (see the quarantine in `batches`), so that a run of
 fraud does not rewrite the memory that should expose it.
@@ -13,9 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from anomaly.features import Column
+from anomaly.models.backbones import CAUSAL, Backbone, State
 from anomaly.models.batches import CLIP, Chunk, Table
-
-State = tuple[Tensor, Tensor]
 
 
 class EventEmbedding(nn.Module):
@@ -40,25 +39,39 @@ def embedding_width(size: int) -> int:
 
 
 class Memory(nn.Module):
-    """An LSTM over an entity's events; `hidden` numbers are what it remembers."""
+    """A causal backbone over an entity's events; `hidden` numbers are what it remembers.
 
-    def __init__(self, numeric: Sequence[Column], category: Sequence[Column], hidden: int) -> None:
+    The weights of the backbone are named after it: ``lstm.weight_hh_l0``.
+    """
+
+    def __init__(
+        self, numeric: Sequence[Column], category: Sequence[Column], hidden: int, backbone: str = "lstm"
+    ) -> None:
         super().__init__()
         self.embedding = EventEmbedding(numeric, category)
-        self.lstm = nn.LSTM(self.embedding.size, hidden)
+        self.backbone = backbone
+        setattr(self, backbone, CAUSAL[backbone](self.embedding.size, hidden))
         self.hidden = hidden
 
-    def read(self, numeric: Tensor, category: Tensor, state: State | None) -> tuple[Tensor, State]:
+    def read(self, numeric: Tensor, category: Tensor, state: State) -> tuple[Tensor, State]:
         """Read T steps of B rows: (T, B, F) and (T, B, C) -> memories after each step (T, B, H), and the state."""
         steps, rows = numeric.shape[:2]
         embedded = self.embedding(numeric.flatten(0, 1), category.flatten(0, 1))
-        output, state = self.lstm(embedded.view(steps, rows, -1), state)
-        return output, state
+        return self._cell.read(embedded.view(steps, rows, -1), state)
+
+    def step(self, numeric: Tensor, category: Tensor, state: State) -> tuple[Tensor, State]:
+        """Read one event of B rows: (B, F) and (B, C) -> the memory after it (B, H), and the state."""
+        output, state = self.read(numeric[None], category[None], state)
+        return output[0], state
 
     def empty(self, rows: int) -> State:
         """State before the first event, B = `rows`."""
-        zeros = next(self.parameters()).new_zeros(1, rows, self.hidden)
-        return zeros, zeros
+        return self._cell.empty(rows)
+
+    @property
+    def _cell(self) -> Backbone:
+        cell: Backbone = getattr(self, self.backbone)
+        return cell
 
 
 class Reader:
@@ -83,7 +96,7 @@ class Reader:
             self._state = self.memory.empty(rows)
             self._kept = self._state[0]
         assert self._state is not None
-        state = (self._state[0][:, :rows].detach().contiguous(), self._state[1][:, :rows].detach().contiguous())
+        state = tuple(part[:, :rows].detach().contiguous() for part in self._state)
         output, self._state = self.memory.read(self.table.numeric[index], self.table.category[index], state)
         memories = torch.cat([self._kept[:, :rows], output])
         # Remembered events of each row's own; a row cut out of a longer sequence starts with an empty memory.

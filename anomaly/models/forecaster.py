@@ -16,11 +16,11 @@ from anomaly.models.training import Network
 
 
 class ForecasterNetwork(Network):
-    """LSTM memory and staged predictive heads."""
+    """Memory and staged predictive heads."""
 
-    def __init__(self, numeric: Sequence[Column], category: Sequence[Column], hidden: int) -> None:
+    def __init__(self, numeric: Sequence[Column], category: Sequence[Column], hidden: int, backbone: str) -> None:
         super().__init__()
-        self.memory = Memory(numeric, category, hidden)
+        self.memory = Memory(numeric, category, hidden, backbone)
         self.heads = StagedHeads(numeric, category, hidden, statistics_width(numeric), hidden)
         self.fields = self.heads.fields
 
@@ -32,7 +32,7 @@ class ForecasterNetwork(Network):
 
 @dataclass(kw_only=True)
 class Forecaster(SequenceModel):
-    """Next-step forecaster: a causal LSTM whose memory before event t predicts the fields of event t.
+    """Next-step forecaster: a causal backbone whose memory before event t predicts the fields of event t.
 
     With a quarantine the memory is at least that old, so that a run of fraud cannot explain itself away.
     """
@@ -43,4 +43,4 @@ class Forecaster(SequenceModel):
         return "forecaster"
 
     def _make(self, numeric: Sequence[Column], category: Sequence[Column]) -> Network:
-        return ForecasterNetwork(numeric, category, self.hidden)
+        return ForecasterNetwork(numeric, category, self.hidden, self.backbone)
