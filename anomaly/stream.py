@@ -2,8 +2,8 @@
 
 Scores equal those of `Detector.score` on the same events: the same definitions, kept up event by event. An entity's
 state is what its features need of the last seven days, the surprises of the last events at each scale of the evidence,
-the events that still wait out the quarantine, and one state of the memory per model; its size does not grow with the length of
-the history (only with the values it has met).
+the events that still wait out the quarantine, and one state of the memory per model; its size does not grow with the
+length of the history (only with the values it has met).
 """
 
 from __future__ import annotations

@@ -38,7 +38,7 @@ def rows_of(history: History, steps: int, rows: int) -> tuple[Tensor, Tensor]:
 
 def in_chunks(memory: Memory, numeric: Tensor, category: Tensor, size: int) -> tuple[Tensor, State]:
     state, found = memory.empty(numeric.shape[1]), []
-    for one, other in zip(numeric.split(size), category.split(size), strict=True):
+    for one, other in zip(torch.split(numeric, size), torch.split(category, size), strict=True):
         output, state = memory.read(one, other, state)
         found.append(output)
     return torch.cat(found), state
@@ -157,7 +157,7 @@ def test_the_weights_of_the_usual_backbone_keep_their_names(history: History) ->
 
 @pytest.mark.parametrize("kind", [Forecaster, Autoencoder])
 def test_what_looks_ahead_or_does_not_exist_is_refused_by_name(kind: Any, history: History) -> None:
-    with pytest.raises(ParameterError, match=f"{kind.__name__}: backbone='bilstm'.* is for whole sequences"):
+    with pytest.raises(ParameterError, match=rf"{kind.__name__}: backbone='bilstm'.* is for whole sequences"):
         fitted(kind, history, "bilstm")
-    with pytest.raises(ParameterError, match="backbone must be one of lstm, gru, .* got 'mamba'"):
+    with pytest.raises(ParameterError, match=r"backbone must be one of lstm, gru, .* got 'mamba'"):
         fitted(kind, history, "mamba")

@@ -17,15 +17,14 @@ from anomaly.errors import ArtifactError, InputError, NotFittedError, ParameterE
 from anomaly.evaluation import average_precision, brier, expected_calibration_error
 from anomaly.features import Column
 from anomaly.models.base import SequenceModel
-from anomaly.models.classifier import Calibration, Classifier, Extra, isotonic, platt
+from anomaly.models.classifier import Classifier
+from anomaly.models.supervised import Extra
 from anomaly.sequences import Sequences
 
 Float = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
 AMOUNT = Column(name="amount", kind="number", unit=1.0, center=5.0, scale=1.5)
-CUE = Column(name="cue", kind="category", scored=False, vocabulary=("left", "right", "quiet", "answer"))
-LEFT, RIGHT, QUIET, ANSWER = 2, 3, 4, 5
 SMALL: dict[str, Any] = {
     "hidden": 8,
     "epochs": 4,
@@ -120,41 +119,6 @@ def test_a_short_history_beside_a_long_one_has_the_chances_it_has_alone(by_amoun
     np.testing.assert_allclose(together[:5], by_amount.predict_proba(amounts(short)), atol=1e-5)
     np.testing.assert_allclose(together[5:], by_amount.predict_proba(amounts(long)), atol=1e-5)
     assert np.ptp(together[:5]) > 0.5
-
-
-def cues(entities: int, seed: int, *, silent: bool = False) -> tuple[Sequences, Mask, Mask]:
-    """Left or right, a hundred quiet events or so, then the answer, the one labelled event: fraud if it was left."""
-    draw = np.random.default_rng(seed)
-    length = draw.integers(98, 108, entities)
-    left = draw.random(entities) < 0.5
-    offsets = np.concatenate([[0], np.cumsum(length)]).astype(np.int64)
-    code = np.full(offsets[-1], QUIET, dtype=np.int32)
-    code[offsets[:-1]] = QUIET if silent else np.where(left, LEFT, RIGHT)
-    code[offsets[1:] - 1] = ANSWER
-    answer = np.zeros(len(code), dtype=bool)
-    answer[offsets[1:] - 1] = True
-    sequences = Sequences(
-        entity=np.arange(entities).astype(str).astype(object),
-        offsets=offsets,
-        time=np.arange(offsets[-1]) * 60.0,
-        numeric=np.zeros((len(code), 0), dtype=np.float32),
-        category=code[:, None],
-        row=np.arange(len(code)),
-    )
-    return sequences, np.repeat(left, length) & answer, answer
-
-
-def test_a_cue_of_a_hundred_steps_back_is_kept() -> None:
-    sequences, fraud, answer = cues(320, seed=1)
-    late = sequences.sequence >= 256
-    model = Classifier(hidden=16, epochs=18, learning_rate=0.02, reach=128, device="cpu")
-    model.fit(sequences, (), (CUE,), fraud, train=answer & ~late, valid=answer & late)
-    later, truth, asked = cues(200, seed=2)
-    chance = model.predict_proba(later, mask=asked)[asked]
-    assert np.mean((chance > 0.5) == truth[asked]) >= 0.95
-    silent, truth, asked = cues(200, seed=2, silent=True)
-    unknown = model.predict_proba(silent, mask=asked)[asked]
-    assert np.mean((unknown > 0.5) == truth[asked]) < 0.7, "the answer is told by something else than the cue"
 
 
 # --- what it may look at ---------------------------------------------------------------------------------------------
@@ -414,49 +378,6 @@ def test_calibration_mends_the_probabilities(
 def test_a_plain_loss_needs_little_calibration(by_amount: Classifier) -> None:
     sequences, fraud = spenders(300, seed=9)
     assert by_amount.predict_proba(sequences).mean() == pytest.approx(fraud.mean(), abs=0.012)
-
-
-@pytest.mark.parametrize("kind", ["platt", "isotonic"])
-@pytest.mark.parametrize("case", ["usual", "separated", "backwards", "constant", "one fraud", "few values"])
-def test_any_calibration_rises(kind: Any, case: str) -> None:
-    draw = np.random.default_rng(0)
-    fraud = np.arange(400) % 10 == 0
-    logit = {
-        "usual": draw.normal(0, 1, 400) + 2 * fraud,
-        "separated": draw.normal(0, 1, 400) + 50 * fraud,
-        "backwards": draw.normal(0, 1, 400) - 3 * fraud,
-        "constant": np.full(400, 0.5),
-        "one fraud": draw.normal(0, 1, 400),
-        "few values": draw.integers(0, 3, 400) + 1.0 * fraud,
-    }[case]
-    fraud = np.arange(400) == 7 if case == "one fraud" else fraud
-    calibration = Calibration.of(kind, logit, fraud)
-    grid = np.linspace(logit.min() - 1, logit.max() + 1, 1001)
-    chance = calibration(grid)
-    assert (np.diff(chance) > 0).all(), "no ties, no turning round"
-    assert ((chance > 0) & (chance < 1)).all()
-    assert calibration(logit).mean() == pytest.approx(fraud.mean(), abs=0.012)
-    assert np.isnan(calibration(np.array([np.nan]))).all()
-
-
-def test_platt_finds_the_line_that_made_the_labels() -> None:
-    draw = np.random.default_rng(1)
-    logit = draw.normal(100, 40, 50_000)
-    fraud = draw.random(50_000) < 1 / (1 + np.exp(-(0.05 * logit - 7)))
-    slope, shift = platt(logit, fraud)
-    assert slope == pytest.approx(0.05, rel=0.05)
-    assert shift == pytest.approx(-7, rel=0.05)
-
-
-def test_isotonic_follows_what_no_line_can() -> None:
-    draw = np.random.default_rng(2)
-    logit = draw.uniform(-4, 4, 50_000)
-    truth = np.where(logit < 0, 0.02, 0.6)  # a step
-    z, log_odds = isotonic(logit, draw.random(50_000) < truth)
-    assert (np.diff(z) > 0).all()
-    assert (np.diff(log_odds) > 0).all()
-    found = Calibration(z, log_odds, 1.0)(np.array([-2.0, 2.0]))
-    np.testing.assert_allclose(found, [0.02, 0.6], atol=0.03)
 
 
 # --- the loop, and what is refused -----------------------------------------------------------------------------------

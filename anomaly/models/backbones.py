@@ -9,7 +9,7 @@ numbers, and padding at the end of a row changes nothing before it.
 ``gru``        fewer gates and parameters (Cho et al. 2014)
 ``rnn``        plain tanh recurrence (Elman 1990): its gradient fades after some tens of steps
 ``conv``       dilated causal convolutions (Bai, Kolter and Koltun 2018): sees exactly the last `CONV_REACH` events
-``transformer``  causal attention over a window of keys (Vaswani et al. 2017): sees the last events of each layer's window
+``transformer``  causal attention (Vaswani et al. 2017) over a window of keys, `WINDOW` events in each layer
 ``none``       no memory at all: zeros, so that a head knows the event (and the averages of what is remembered) alone
 ``bilstm``     an LSTM from each end: for whole sequences only, since it knows what came later
 =============  =======================================================================================================
@@ -58,7 +58,7 @@ class Lstm(nn.LSTM):
 
     def empty(self, rows: int) -> State:
         """Zeros."""
-        zeros = _zeros(self.weight_hh_l0, rows, self.hidden_size)
+        zeros = _zeros(next(self.parameters()), rows, self.hidden_size)
         return zeros, zeros
 
 
@@ -72,7 +72,7 @@ class Gru(nn.GRU):
 
     def empty(self, rows: int) -> State:
         """Zeros."""
-        return (_zeros(self.weight_hh_l0, rows, self.hidden_size),)
+        return (_zeros(next(self.parameters()), rows, self.hidden_size),)
 
 
 class Rnn(nn.RNN):
@@ -85,7 +85,7 @@ class Rnn(nn.RNN):
 
     def empty(self, rows: int) -> State:
         """Zeros."""
-        return (_zeros(self.weight_hh_l0, rows, self.hidden_size),)
+        return (_zeros(next(self.parameters()), rows, self.hidden_size),)
 
 
 class Conv(nn.Module):
@@ -135,7 +135,7 @@ class Transformer(nn.Module):
     def read(self, embedded: Tensor, state: State) -> tuple[Tensor, State]:
         """(T, B, E) -> (T, B, H), and the state; in blocks of a window, so that scores stay small."""
         outputs = []
-        for block in embedded.split(WINDOW):
+        for block in torch.split(embedded, WINDOW):
             number, x, carried = state[1], self.first(block), []
             for layer, at in zip(self.layers, range(2, len(state), 2), strict=True):
                 x, keys, values = layer(x, number, state[at], state[at + 1])
