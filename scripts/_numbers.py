@@ -175,17 +175,48 @@ def write_numbers(folder: Path, command: str, figures: Mapping[str, float]) -> P
     ValueError
         If a name is not of that form, or a figure is NaN or infinite.
     """
+    return _write(folder, _content(command, figures))
+
+
+def merge_numbers(folder: Path, part: str, command: str, figures: Mapping[str, float]) -> Path:
+    """Put the figures of one part, all named ``part.…``, among those of another script in ``numbers.json``.
+
+    What the file says of its other figures stays as it is; who made these, from which code and where, stands under
+    ``parts``. A file that is not there yet is made.
+
+    Raises
+    ------
+    ValueError
+        If a name does not begin with the part, or as for `write_numbers`.
+    """
+    strangers = sorted(name for name in figures if not name.startswith(f"{part}."))
+    if strangers:
+        raise ValueError(f"figure {strangers[0]!r}: expected a name that begins with {part}.")
+    path = folder / "numbers.json"
+    old = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    made = _content(command, figures)
+    merged = {name: value for name, value in old.get("figures", {}).items() if not name.startswith(f"{part}.")}
+    merged |= made.pop("figures")
+    content = {key: old.get(key, made[key]) for key in ("command", "commit", "machine")}
+    content |= {"parts": old.get("parts", {}) | {part: made}, "figures": dict(sorted(merged.items()))}
+    return _write(folder, content)
+
+
+def _content(command: str, figures: Mapping[str, float]) -> dict[str, Any]:
     for name, value in figures.items():
         if not NAME.fullmatch(name):
             raise ValueError(f"figure {name!r}: expected a name like both.s1.auc, in lower case")
         if not math.isfinite(value):
             raise ValueError(f"figure {name!r}: expected a number, got {value}")
-    content = {
+    return {
         "command": command,
         "commit": commit(),
         "machine": machine(),
         "figures": {name: _rounded(figures[name]) for name in sorted(figures)},
     }
+
+
+def _write(folder: Path, content: Mapping[str, Any]) -> Path:
     return write_text(folder / "numbers.json", json.dumps(content, indent=2, allow_nan=False) + "\n")
 
 
