@@ -145,6 +145,7 @@ def paired_bootstrap(
     label: ArrayLike,
     entity: ArrayLike,
     *,
+    fold: ArrayLike | None = None,
     metric: Metric = "ap",
     repeats: int = 1000,
     seed: int = 0,
@@ -163,6 +164,9 @@ def paired_bootstrap(
         1 = positive.
     entity : array (n,)
         Code or name of each event's entity.
+    fold : array (n,), optional
+        Code of each event's fold. Scores of different folds are of different fits and are never ranked together: the
+        metric is that of each fold, averaged over them. A resample draws entities for all folds at once.
     metric : {"ap", "auc"}
         Average precision or area under the ROC curve.
     repeats : int
@@ -174,7 +178,8 @@ def paired_bootstrap(
     ------
     ParameterError
         If there is no scorer, a score is NaN (the message names the scorer), a label is no 0 or 1, there is no positive
-        (for `auc`, or no negative), there are fewer than two entities, or `metric` or `repeats` is out of range.
+        (for `auc`, or no negative) in a fold, there are fewer than two entities, or `metric` or `repeats` is out of
+        range.
 
     Examples
     --------
@@ -192,18 +197,26 @@ def paired_bootstrap(
         raise ParameterError("paired_bootstrap: expected at least one scorer, got none")
     for name, score in scores.items():
         _, positive = checked(f"paired_bootstrap, scorer {name}", score, label)
-    if metric == "auc" and positive.all():
-        raise ParameterError("paired_bootstrap: expected negatives as well as positives, got positives only")
     names = np.asarray(entity)
-    same_length("paired_bootstrap", label=positive, entity=names)
+    of = np.zeros(positive.size, dtype=np.int64) if fold is None else np.unique(fold, return_inverse=True)[1]
+    same_length("paired_bootstrap", label=positive, entity=names, fold=of)
+    parts = [np.flatnonzero(of == one) for one in range(int(of.max()) + 1)]
+    for rows in parts:
+        lacking = "" if positive[rows].any() else "positives"
+        lacking = "negatives" if metric == "auc" and positive[rows].all() else lacking
+        if lacking:
+            raise ParameterError(f"paired_bootstrap: expected {lacking} in each fold, got one without any")
     entities, code = np.unique(names, return_inverse=True)
     if entities.size < 2:
         raise ParameterError(f"paired_bootstrap: expected at least 2 entities to draw from, got {entities.size}")
-    rankings = [rank_events(score, positive) for score in scores.values()]
-    measure = Ranking.average_precision if metric == "ap" else Ranking.roc_auc
-    needed = [np.bincount(code[positive], minlength=entities.size)]
-    if metric == "auc":
-        needed.append(np.bincount(code[~positive], minlength=entities.size))
+    rankings = [[rank_events(np.asarray(score)[rows], positive[rows]) for rows in parts] for score in scores.values()]
+    measured = Ranking.average_precision if metric == "ap" else Ranking.roc_auc
+
+    def measure(ranked: list[Ranking], weight: Ints) -> float:
+        return float(np.mean([measured(one, weight[rows]) for one, rows in zip(ranked, parts, strict=True)]))
+
+    classes = (positive,) if metric == "ap" else (positive, ~positive)
+    needed = [np.bincount(code[rows[events[rows]]], minlength=entities.size) for events in classes for rows in parts]
     drawn = np.empty((len(rankings), repeats))
     rng = np.random.default_rng(seed)
     redrawn = 0
@@ -211,12 +224,12 @@ def paired_bootstrap(
         times, failed = _draw(rng, entities.size, needed)
         redrawn += failed
         weight = times[code]
-        drawn[:, repeat] = [measure(ranking, weight) for ranking in rankings]
+        drawn[:, repeat] = [measure(ranked, weight) for ranked in rankings]
     low, high = np.quantile(drawn, INTERVAL, axis=1).tolist()
     whole = np.ones(code.size, dtype=np.int64)
     return Bootstrap(
         metric=metric,
-        value={name: measure(ranking, whole) for name, ranking in zip(scores, rankings, strict=True)},
+        value={name: measure(ranked, whole) for name, ranked in zip(scores, rankings, strict=True)},
         low=dict(zip(scores, low, strict=True)),
         high=dict(zip(scores, high, strict=True)),
         beats={a: dict(zip(scores, _beaten(drawn, at), strict=True)) for at, a in enumerate(scores)},
@@ -228,8 +241,8 @@ def paired_bootstrap(
 def _draw(rng: np.random.Generator, entities: int, needed: list[NDArray[np.int64]]) -> tuple[Ints, int]:
     """How often each entity (E,) is drawn, so that every class has an event; and how many draws lacked one.
 
-    `needed` are the events of each class by entity, (E,) each. Every entity has an event, so at worst half of the draws
-    fail (two entities, a class each), and this ends.
+    `needed` are the events of each class and fold by entity, (E,) each. A draw that holds an entity of each exists, so
+    this ends; with one fold at worst half of the draws fail (two entities, a class each).
     """
     failed = 0
     while True:

@@ -237,7 +237,7 @@ def report(
     read = _read(source, fitted.schema, query)
     table = fitted.score(read, since=since) if scores is None else _read_scores(scores, read, fitted, start)
     files = {"detector": detector, "scores": scores, "since": since, "out": out, "alerts": alerts}
-    command = _command(events, {**files, **given, "cooldown_hours": cooldown_hours, "title": title})
+    command = _command("report", events, {**files, **given, "cooldown_hours": cooldown_hours, "title": title})
     cases = fitted.report(out, table, events=read, **given, cooldown_hours=cooldown_hours, title=title, command=command)
     if alerts is not None:
         write_table(cases, alerts)
@@ -298,8 +298,12 @@ def compare(
     label_delay_days: Annotated[
         float, typer.Option(min=0, metavar="DAYS", help="How long until it is known whether an event was fraud.")
     ] = 7.0,
+    folds: Annotated[
+        int,
+        typer.Option(min=1, metavar="N", help="Test windows in a row, all learned anew for each: N times the time."),
+    ] = 1,
     budget_per_day: Annotated[int, typer.Option(min=1, metavar="N", help="Events looked into each day.")] = 50,
-    out: Annotated[Path, typer.Option(metavar="DIR", help="Where to write the figures.")] = Path("comparison"),
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Where to write page and figures.")] = Path("comparison"),
     epochs: Annotated[int | None, typer.Option(min=1, metavar="N", help="Most passes over the history.")] = None,
     hidden: Annotated[int, typer.Option(min=1, metavar="N", help="Size of the memory of each model.")] = 64,
     seed: Annotated[int, typer.Option(min=0, metavar="N", help="Same seed, same figures.")] = 0,
@@ -316,6 +320,7 @@ def compare(
         )
 
     from anomaly.comparison import Comparison, read_label_table, write_comparison
+    from anomaly.comparison_page import PAGE, write_comparison_page
     from anomaly.ingest import read_labels
     from anomaly.terminal import comparison_table
 
@@ -324,16 +329,19 @@ def compare(
     else:
         told = read_label_table(labels, known, label)
     _time("--since", since)
-    options: dict[str, Any] = {"hidden": hidden, "epochs": epochs, "seed": seed, "budget_per_day": budget_per_day}
-    found = Comparison(schema=known, since=since, label_delay_days=label_delay_days, say=note, **options).run(
-        _read(source, known, query), told
-    )
-    written = write_comparison(found, out)
+    options: dict[str, Any] = {"label_delay_days": label_delay_days, "folds": folds, "budget_per_day": budget_per_day}
+    options |= {"hidden": hidden, "epochs": epochs, "seed": seed}
+    comparison = Comparison(schema=known, since=since, say=note, **options)
+    found = comparison.run(_read(source, known, query), told)
+    files = {"labels": labels, "label": label if labels else None, "schema": schema, "since": since, "out": out}
+    command = _command("compare", events, {**files, **options})
+    page = write_comparison_page(found, out / PAGE, asked=comparison, command=command)
+    written = [page, *write_comparison(found, out, command)]
     return Answer(
         {"files": written, "sentence": found.sentence, **found.facts, "scorers": found.table.to_dicts()},
         found.sentence,
         comparison_table(found.table, budget_per_day),
-        after=f"{out}   all figures, and the curve over the number of known frauds",
+        after=f"{page}   the page, with the curve over the number of known frauds; all figures are beside it",
     )
 
 
@@ -497,12 +505,12 @@ def _write(path: Path, text: str) -> None:
         draft.write_text(text, encoding="utf-8")
 
 
-def _command(events: Sequence[str], options: Mapping[str, Any]) -> str | None:
-    """The command that makes a report again; None for a database, whose address may hold a password."""
+def _command(name: str, events: Sequence[str], options: Mapping[str, Any]) -> str | None:
+    """The command that makes a page again; None for a database, whose address may hold a password."""
     if any("://" in name for name in events):
         return None
     given = [part for name, value in options.items() if value is not None for part in (_option(name), str(value))]
-    return shlex.join(["anomaly", "report", *events, *given])
+    return shlex.join(["anomaly", name, *events, *given])
 
 
 def _option(name: str) -> str:

@@ -2,7 +2,8 @@
 
 One split in time for all: labelled models learn from what was known when the scored time began, that is from events
 older than the label delay; the unsupervised detector learns from the whole history, and reads no label. All are then
-measured on the same later events, with intervals over entities.
+measured on the same later events, with intervals over entities. With several folds the scored time is cut into windows
+that follow each other, and for each all is learned anew from what was known before it.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -20,25 +22,12 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from anomaly.bootstrap import paired_bootstrap
+from anomaly.bootstrap import Bootstrap, paired_bootstrap
+from anomaly.comparison_measures import UNSUPERVISED, Scored, Window, known_cards, measures, over_folds, sentence
 from anomaly.detector import Detector
 from anomaly.digest import money_field
 from anomaly.errors import InputError, PackageError, ParameterError
-from anomaly.evaluation import (
-    average_precision,
-    brier,
-    card_precision_at_k,
-    daily,
-    detection_delay,
-    expected_calibration_error,
-    money_saved,
-    precision_at_budget,
-    recall_at_budget,
-    recall_at_false_alerts,
-    roc_auc,
-    rule_amount,
-    rule_ratio,
-)
+from anomaly.evaluation import rule_amount, rule_ratio
 from anomaly.files import json_value, whole_file
 from anomaly.history import When, as_events, as_seconds
 from anomaly.ingest import Events, read_labels, write_table
@@ -53,10 +42,10 @@ Float = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
 DAY = 86_400.0
+RULES = ("amount", "ratio")
 RISK_DAYS = (1.0, 7.0, 30.0)  # windows of known past fraud
 HISTORY_SHARE = 2 / 3  # of the time, where no `since` is given
 VALID_SHARE = 0.2  # of the labelled time, its end: says when to stop, and calibrates probabilities
-UNSUPERVISED = "unsupervised"
 HEADS = ("head", "head_pretrained")
 
 
@@ -78,6 +67,9 @@ class World:
         Seconds until a label is known.
     surprise : ndarray, shape (N, 2)
         What the unsupervised detector says: -ln p of each event, and the evidence of its recent past.
+    seconds : mapping of str to float
+        What was computed of all N events for several scorers: ``encode``, ``judge`` (the surprise); and ``detector``,
+        its fit.
     """
 
     frame: pl.DataFrame
@@ -88,6 +80,7 @@ class World:
     valid: Mask
     delay: float
     surprise: Float
+    seconds: Mapping[str, float]
 
     @property
     def time(self) -> Float:
@@ -103,26 +96,35 @@ class World:
             found[those[: max(1, round(frauds * share))]] = True
         return replace(self, fraud=found)
 
-    @cached_property
+    @property
     def risk(self) -> Float:
         """Past fraud by entity and by each category, as labels of age `delay` tell it: (N, views * 2 * windows)."""
+        return self._timed_risk[0]
+
+    @cached_property
+    def _timed_risk(self) -> tuple[Float, float]:
+        began = time.perf_counter()
         views = [self.frame[name] for name in self.frame.columns if name == "entity" or name.startswith("c:")]
         windows = [days * DAY for days in RISK_DAYS]
         parts = []
         for view in views:
             key = view.fill_null("").rank("dense").to_numpy().astype(np.int64)
             parts.append(known_fraud(key, self.time, self.fraud, delay=self.delay, windows=windows))
-        return np.concatenate(parts, axis=1)
+        return np.concatenate(parts, axis=1), time.perf_counter() - began
+
+    def spent(self, mask: Mask, *what: str) -> float:
+        """Seconds that these events had of what was computed for all: ``encode``, ``risk``, ``judge``."""
+        spent = {**self.seconds, "risk": self._timed_risk[1] if "risk" in what else 0.0}
+        return float(mask.mean()) * sum(spent[one] for one in what)
 
 
 @dataclass(frozen=True)
-class Scored:
-    """What one scorer said of the n scored events: higher = stranger; probabilities where it has any."""
+class Fold:
+    """A test window, what each scorer said of it, and who was left out for which reason."""
 
-    score: Float
-    fit_seconds: float
-    score_seconds: float
-    probability: Float | None = None
+    window: Window
+    scorers: Mapping[str, Scored]
+    left_out: Mapping[str, str]
 
 
 @dataclass(frozen=True)
@@ -132,22 +134,37 @@ class Compared:
     Attributes
     ----------
     table : polars.DataFrame
-        One row per scorer: ``scorer``, ``labels`` (does it need them), and its metrics (see `anomaly.evaluation`),
-        ``ap_low`` and ``ap_high`` among them.
+        One row per scorer, the best first: ``scorer``, ``labels`` (does it need them), the mean over the folds of each
+        of `anomaly.comparison_measures.METRICS`, and ``ap_low`` and ``ap_high``, a 95 % interval over entities.
+    spread : polars.DataFrame
+        The same rows and measures: standard deviation over the folds, null where there is one fold.
+    folds : polars.DataFrame
+        One row per fold and scorer: ``fold`` (from 1), ``begin`` and ``end`` (seconds), and its measures.
     curve : polars.DataFrame
-        ``known`` (frauds whose label was there), ``scorer``, ``ap``, ``low``, ``high``.
-    beats : dict
-        Share of the resamples in which one scorer's average precision is above another's.
-    facts : dict
+        ``known`` (frauds whose label was there), ``scorer``, ``ap``, ``low``, ``high``, in the last window.
+    points : mapping of int to mapping of str to ndarray
+        The scores behind it, (n,): by number of known frauds, then by scorer.
+    window : Window
+        The last window, whose events those are.
+    beats : mapping
+        ``beats[a][b]``: share of the resamples in which the average precision of a is above that of b.
+    facts : mapping
         Sizes of the split.
+    notes : sequence of str
+        Who was left out, and why.
     sentence : str
         What labels would buy.
     """
 
     table: pl.DataFrame
+    spread: pl.DataFrame
+    folds: pl.DataFrame
     curve: pl.DataFrame
+    points: Mapping[int, Mapping[str, Float]]
+    window: Window
     beats: Mapping[str, Mapping[str, float]]
     facts: Mapping[str, Any]
+    notes: Sequence[str]
     sentence: str
 
 
@@ -161,6 +178,9 @@ class Comparison:
         Which column is what.
     since : str, date, datetime or seconds, optional
         Events from then on are scored; by default the last third of the time.
+    folds : int
+        Windows of equal length into which the scored time is cut, each scored by what was known before it. One more
+        costs as much time as the first again, the curve not counted, which belongs to the last window.
     label_delay_days : float
         Days until it is known whether an event was fraud. Labels younger than that at `since` train nothing, and past
         fraud counts as a feature only from that age on.
@@ -186,6 +206,7 @@ class Comparison:
 
     schema: Schema
     since: When = None
+    folds: int = 1
     label_delay_days: float = 7.0
     budget_per_day: int = 50
     known: Sequence[int] = (10, 30, 100, 300)
@@ -215,50 +236,105 @@ class Comparison:
                 f"compare: label_delay_days must be above 0, got {self.label_delay_days}; a label that is known at "
                 "once would be a feature of its own event"
             )
+        if self.folds < 1:
+            raise ParameterError(f"compare: folds must be at least 1, got {self.folds}")
         read = as_events(events, self.schema)
         fraud = fraud_of(read, labels)
+        edges = self._edges(read.frame["time"].to_numpy())
+        for begin, end in pairwise(edges):
+            self._masks(read.frame["time"].to_numpy(), fraud, begin, end)  # which refuses before any work is done
+        folds: list[Fold] = []
+        for number, (begin, end) in enumerate(pairwise(edges), 1):
+            self.say(f"window {number} of {self.folds}" if self.folds > 1 else "one window")
+            world, detector, fold = self._fold(read, fraud, begin, end)
+            folds.append(fold)
+        points = self._points(world, detector, folds[-1])
+        return self._measured(folds, points)
+
+    def _edges(self, moments: Float) -> Float:
+        """Borders (folds + 1,) of the windows; the last one is infinite."""
+        first, last = float(moments.min()), float(moments.max())
+        since = as_seconds(self.since)
+        since = first + HISTORY_SHARE * (last - first) if since is None else since
+        return np.append(np.linspace(since, last, self.folds + 1)[:-1], np.inf)
+
+    def _masks(self, moments: Float, fraud: Mask, begin: float, end: float) -> tuple[Mask, Mask, Mask]:
+        """Events (N,) that a window scores, whose labels train, and whose labels say when to stop."""
+        first, delay = float(moments.min()), self.label_delay_days * DAY
+        known_until = begin - delay
+        begin_valid = known_until - VALID_SHARE * (known_until - first)
+        scored, labelled = (moments >= begin) & (moments < end), known_at(moments, fraud, delay, begin)
+        for what, mask in (("labelled", labelled & (moments < begin_valid)), ("scored", scored)):
+            if not fraud[mask].any() or fraud[mask].all():
+                raise InputError(
+                    f"compare: {int(mask.sum()):,} {what} events hold {int(fraud[mask].sum())} frauds; both fraud and "
+                    "genuine events are needed before and after `since`: choose another one, a shorter label delay, or "
+                    "fewer folds"
+                )
+        valid = labelled & (moments >= begin_valid)
+        if not fraud[valid].any():  # too few labels to set some aside
+            valid = labelled & (np.arange(len(moments)) % 5 == 0)
+        return scored, labelled & ~valid, valid
+
+    def _fold(self, read: Events, fraud: Mask, begin: float, end: float) -> tuple[World, Detector, Fold]:
+        """Fit and score all for one window."""
         self.say("unsupervised: fitting on the history")
-        world, detector, found = self._unsupervised(read, fraud)
+        world, detector, found = self._unsupervised(read, fraud, begin, end)
         found = {**self._rules(world), **found}
+        left_out: dict[str, str] = {}
         for name in BASELINES:
             self.say(f"{name}: fitting")
             try:
                 found[name] = self._baseline(name, world)
             except PackageError as error:
+                left_out[name] = str(error)
                 self.say(f"{name}: left out; {error}")
-        found |= {name: self._head(name, world, detector) for name in HEADS}
-        curve = self._curve(world, detector, found)
-        return self._measured(world, found, curve)
+        for name in HEADS:
+            self.say(f"{name}: fitting")
+            found[name] = self._head(name, world, detector)
+        return world, detector, Fold(self._window(world, begin, end), found, left_out)
 
-    def _unsupervised(self, read: Events, fraud: Mask) -> tuple[World, Detector, dict[str, Scored]]:
+    def _window(self, world: World, begin: float, end: float) -> Window:
+        money, scored, entity = money_field(self.schema), world.scored, world.sequences.sequence
+        amount = np.zeros(int(scored.sum()))
+        if money is not None:
+            amount = world.frame[f"n:{money}"].fill_null(0.0).clip(lower_bound=0.0).to_numpy()[scored]
+        known = known_cards(entity, world.time, world.fraud, world.delay)[scored]
+        learns = world.train | world.valid
+        return Window(
+            time=world.time[scored],
+            amount=amount,
+            entity=entity[scored].astype(np.int64),
+            fraud=world.fraud[scored],
+            known=known,
+            begin=begin,
+            end=min(end, float(world.time.max())),
+            labelled=int(learns.sum()),
+            known_frauds=int((world.fraud & learns).sum()),
+        )
+
+    def _unsupervised(
+        self, read: Events, fraud: Mask, begin: float, end: float
+    ) -> tuple[World, Detector, dict[str, Scored]]:
         moments = read.frame["time"].to_numpy()
-        first, last = float(moments.min()), float(moments.max())
-        since = as_seconds(self.since)
-        since = first + HISTORY_SHARE * (last - first) if since is None else since
-        delay = self.label_delay_days * DAY
-        known_until = since - delay
-        begin_valid = known_until - VALID_SHARE * (known_until - first)
-        scored, labelled = moments >= since, known_at(moments, fraud, delay, since)
-        for what, mask in (("labelled", labelled & (moments < begin_valid)), ("scored", scored)):
-            if not fraud[mask].any() or fraud[mask].all():
-                raise InputError(
-                    f"compare: {int(mask.sum()):,} {what} events hold {int(fraud[mask].sum())} frauds; both fraud and "
-                    "genuine events are needed before and after `since`: choose another one, or a shorter label delay"
-                )
-        began = time.perf_counter()
+        scored, train, valid = self._masks(moments, fraud, begin, end)
+        started = time.perf_counter()
         detector = Detector(self.schema, hidden=self.hidden, epochs=self.epochs, seed=self.seed)
-        detector.fit(read, until=since, progress=False)
+        detector.fit(read, until=begin, progress=False)
         fitted = time.perf_counter()
         sequences = detector.encoder_.transform(read.frame)
+        encoded = time.perf_counter()
         judged = detector.scorer_.judge(detector.errors(sequences), sequences)
         surprise = np.nan_to_num(-judged.log_p, nan=0.0)
-        done = time.perf_counter()
-        valid = labelled & (moments >= begin_valid)
-        if not fraud[valid].any():  # too few labels to set some aside
-            valid = labelled & (np.arange(len(moments)) % 5 == 0)
-        said = np.stack([surprise, judged.evidence], axis=1)
-        world = World(read.frame, sequences, fraud, scored, labelled & ~valid, valid, delay, said)
-        return world, detector, {UNSUPERVISED: Scored(surprise[scored], fitted - began, done - fitted)}
+        seconds = {
+            "detector": fitted - started,
+            "encode": encoded - fitted,
+            "judge": time.perf_counter() - encoded,
+        }
+        said, delay = np.stack([surprise, judged.evidence], axis=1), self.label_delay_days * DAY
+        world = World(read.frame, sequences, fraud, scored, train, valid, delay, said, seconds)
+        one = Scored(surprise[scored], seconds["detector"], world.spent(scored, "encode", "judge"))
+        return world, detector, {UNSUPERVISED: one}
 
     def _rules(self, world: World) -> dict[str, Scored]:
         money = money_field(self.schema)
@@ -270,12 +346,12 @@ class Comparison:
         seconds = time.perf_counter() - began
         return {
             "amount": Scored(rule_amount(amount)[world.scored], 0.0, 0.0),
-            "ratio": Scored(ratio[world.scored], 0.0, seconds),
+            "ratio": Scored(ratio[world.scored], 0.0, seconds * float(world.scored.mean())),
         }
 
     def _baseline(self, name: str, world: World) -> Scored:
         """A labelled model of the causal features, each event a row."""
-        sequences = world.sequences
+        sequences, needs = world.sequences, ("encode", "risk")
         features = np.nan_to_num(
             np.concatenate([sequences.numeric, sequences.category, world.risk], axis=1, dtype=np.float64)
         )
@@ -284,12 +360,14 @@ class Comparison:
         model = BASELINES[name]().fit(features[learns], world.fraud[learns], seed=self.seed)
         fitted = time.perf_counter()
         probability = model.predict_proba(features[world.scored])
-        return Scored(probability, fitted - began, time.perf_counter() - fitted, probability)
+        done = time.perf_counter()
+        fit_seconds = fitted - began + world.spent(learns, *needs)
+        return Scored(probability, fit_seconds, done - fitted + world.spent(world.scored, *needs), probability)
 
     def _head(self, name: str, world: World, detector: Detector) -> Scored:
         """The recurrent head, from scratch or from the forecaster's memory and with the unsupervised surprise."""
-        self.say(f"{name}: fitting")
         pretrained = name == "head_pretrained"
+        needs = ("encode", "risk", "judge") if pretrained else ("encode", "risk")
         extra = world.risk
         if pretrained:
             extra = np.concatenate([extra, world.surprise], axis=1)
@@ -312,96 +390,108 @@ class Comparison:
         )
         fitted = time.perf_counter()
         probability = model.predict_proba(world.sequences, extra=extra, mask=world.scored)[world.scored]
-        return Scored(probability, fitted - began, time.perf_counter() - fitted, probability)
+        done = time.perf_counter()
+        fit_seconds = fitted - began + world.spent(world.train | world.valid, *needs)
+        fit_seconds += world.seconds["detector"] if pretrained else 0.0
+        return Scored(probability, fit_seconds, done - fitted + world.spent(world.scored, *needs), probability)
 
-    def _curve(self, world: World, detector: Detector, found: Mapping[str, Scored]) -> pl.DataFrame:
-        """Average precision by the number of known frauds: the label-efficiency curve."""
-        truth, entity = world.fraud[world.scored], world.sequences.sequence[world.scored]
-        everything = int((world.fraud & (world.train | world.valid)).sum())
+    def _points(self, world: World, detector: Detector, fold: Fold) -> dict[int, dict[str, Float]]:
+        """Scores of a window by the number of known frauds, then by scorer: the label-efficiency curve."""
+        found, everything = fold.scorers, fold.window.known_frauds
         learners: dict[str, Callable[[World], Scored]] = {
             name: partial(self._baseline, name) for name in BASELINES if name in found
         }
         learners |= {name: partial(self._head, name, detector=detector) for name in HEADS}
-        rows: list[dict[str, Any]] = []
-
-        def measure(known: int, scorers: Mapping[str, Float]) -> None:
-            drawn = paired_bootstrap(scorers, truth, entity, repeats=self.repeats, seed=self.seed)
-            for name in scorers:
-                interval = {"low": drawn.low[name], "high": drawn.high[name]}
-                rows.append({"known": known, "scorer": name, "ap": drawn.value[name], **interval})
-
-        measure(0, {UNSUPERVISED: found[UNSUPERVISED].score})
-        for frauds in (frauds for frauds in self.known if frauds < everything):
+        points = {0: {name: found[name].score for name in (*RULES, UNSUPERVISED) if name in found}}
+        for frauds in sorted(frauds for frauds in self.known if frauds < everything):
             self.say(f"with {frauds} known frauds")
             few = world.with_known(frauds, self.seed)
-            measure(frauds, {name: learn(few).score for name, learn in learners.items()})
-        measure(everything, {name: found[name].score for name in learners})
+            points[frauds] = {name: learn(few).score for name, learn in learners.items()}
+        points[everything] = {name: found[name].score for name in learners}
+        return points
+
+    def _measured(self, folds: Sequence[Fold], points: Mapping[int, Mapping[str, Float]]) -> Compared:
+        self.say("resampling the entities")
+        names, windows = list(folds[0].scorers), [fold.window for fold in folds]
+        drawn = self._drawn({name: [fold.scorers[name].score for fold in folds] for name in names}, windows)
+        rows, spreads, each = [], [], []
+        for name in names:
+            found = [measures(fold.scorers[name], fold.window, self.budget_per_day) for fold in folds]
+            means, spread = over_folds(found)
+            who = {"scorer": name, "labels": name in (*BASELINES, *HEADS)}
+            rows.append({**who, **means, "ap_low": drawn.low[name], "ap_high": drawn.high[name]})
+            spreads.append({**who, **spread})
+            for number, (one, window) in enumerate(zip(found, windows, strict=True), 1):
+                each.append({"fold": number, "begin": window.begin, "end": window.end, "scorer": name, **one})
+        order = sorted(range(len(rows)), key=lambda at: -drawn.value[names[at]])
+        table, spread_table = (_table([some[at] for at in order]) for some in (rows, spreads))
+        curve, facts = self._curve(points, windows[-1]), self._facts(windows)
+        return Compared(
+            table=table,
+            spread=spread_table,
+            folds=_table(each).sort("fold", maintain_order=True),
+            curve=curve,
+            points=points,
+            window=windows[-1],
+            beats=drawn.beats,
+            facts=facts,
+            notes=[f"{name} is left out: {why}" for name, why in folds[0].left_out.items()],
+            sentence=sentence(table, drawn.beats, curve, facts),
+        )
+
+    def _curve(self, points: Mapping[int, Mapping[str, Float]], window: Window) -> pl.DataFrame:
+        rows = []
+        for known, scores in points.items():
+            drawn = self._drawn({name: [score] for name, score in scores.items()}, [window])
+            for name in scores:
+                interval = {"low": drawn.low[name], "high": drawn.high[name]}
+                rows.append({"known": known, "scorer": name, "ap": drawn.value[name], **interval})
         return pl.DataFrame(rows)
 
-    def _measured(self, world: World, found: Mapping[str, Scored], curve: pl.DataFrame) -> Compared:
-        self.say("resampling the entities")
-        truth, entity = world.fraud[world.scored], world.sequences.sequence[world.scored]
-        scores = {name: one.score for name, one in found.items()}
-        drawn = paired_bootstrap(scores, truth, entity, repeats=self.repeats, seed=self.seed)
-        money = money_field(self.schema)
-        amount = np.zeros(len(truth))
-        if money is not None:
-            amount = world.frame[f"n:{money}"].fill_null(0.0).clip(lower_bound=0.0).to_numpy()[world.scored]
-        moments = world.time[world.scored]
-        rows = []
-        for name, one in found.items():
-            measured = _metrics(one, moments, entity, amount, truth, self.budget_per_day)
-            interval = {"ap_low": drawn.low[name], "ap_high": drawn.high[name]}
-            rows.append({"scorer": name, "labels": name in (*BASELINES, *HEADS), **measured, **interval})
-        table = pl.DataFrame(rows).sort("average_precision", descending=True, maintain_order=True)
-        facts = {
-            "events": len(world.fraud),
-            "scored": int(world.scored.sum()),
-            "scored_frauds": int(truth.sum()),
-            "labelled": int((world.train | world.valid).sum()),
-            "known_frauds": int((world.fraud & (world.train | world.valid)).sum()),
-            "entities": len(world.sequences.entity),
-            "since": float(moments.min()),
+    def _drawn(self, scores: Mapping[str, Sequence[Float]], windows: Sequence[Window]) -> Bootstrap:
+        """Resamples of the entities, one draw for all windows and scorers."""
+        return paired_bootstrap(
+            {name: np.concatenate(parts) for name, parts in scores.items()},
+            np.concatenate([window.fraud for window in windows]),
+            np.concatenate([window.entity for window in windows]),
+            fold=np.repeat(np.arange(len(windows)), [len(window.fraud) for window in windows]),
+            repeats=self.repeats,
+            seed=self.seed,
+        )
+
+    def _facts(self, windows: Sequence[Window]) -> dict[str, Any]:
+        last = windows[-1]
+        scored, frauds = (sum(len(w.fraud) for w in windows), sum(int(w.fraud.sum()) for w in windows))
+        return {
+            "scored": scored,
+            "scored_frauds": frauds,
+            "base_rate": frauds / scored,
+            "scored_entities": len(np.unique(np.concatenate([window.entity for window in windows]))),
+            "labelled": last.labelled,
+            "known_frauds": last.known_frauds,
+            "since": windows[0].begin,
+            "until": last.end,
+            "folds": len(windows),
+            "windows": [
+                {
+                    "begin": one.begin,
+                    "end": one.end,
+                    "scored": len(one.fraud),
+                    "scored_frauds": int(one.fraud.sum()),
+                    "labelled": one.labelled,
+                    "known_frauds": one.known_frauds,
+                }
+                for one in windows
+            ],
             "label_delay_days": self.label_delay_days,
             "budget_per_day": self.budget_per_day,
+            "seed": self.seed,
         }
-        return Compared(table, curve, drawn.beats, facts, sentence(table, drawn.beats, facts))
 
 
-def _metrics(
-    one: Scored, moments: Float, entity: NDArray[np.int64], amount: Float, truth: Mask, budget: int
-) -> dict[str, float | None]:
-    """All that is measured of one scorer, by name."""
-    score = one.score
-    threshold = _threshold(moments, score, budget)
-    delay = detection_delay(entity, moments, amount, score, truth, threshold)
-    saved = money_saved(entity, moments, amount, score, truth, budget)
-    return {
-        "average_precision": average_precision(score, truth),
-        "auc": roc_auc(score, truth),
-        "precision_at_budget": precision_at_budget(moments, score, truth, budget),
-        "recall_at_budget": recall_at_budget(moments, score, truth, budget),
-        "card_precision_at_100": card_precision_at_k(daily(moments), entity, score, truth),
-        "recall_at_0.1_percent": recall_at_false_alerts(score, truth, 0.001),
-        "recall_at_1_percent": recall_at_false_alerts(score, truth, 0.01),
-        "runs_detected": delay.detected,
-        "delay_events": delay.events,
-        "delay_hours": delay.hours,
-        "delay_money": delay.lost,
-        "money_saved": saved.money,
-        "share_saved": saved.share,
-        "brier": None if one.probability is None else brier(one.probability, truth),
-        "calibration_error": None if one.probability is None else expected_calibration_error(one.probability, truth),
-        "fit_seconds": one.fit_seconds,
-        "score_seconds": one.score_seconds,
-    }
-
-
-def _threshold(moments: Float, score: Float, budget: int) -> float:
-    """Score that lets through the budget on the mean day."""
-    days = len(np.unique(daily(moments)))
-    alerts = min(len(score), budget * days)
-    return float(np.sort(score)[len(score) - alerts])
+def _table(rows: Sequence[Mapping[str, Any]]) -> pl.DataFrame:
+    """A table whose measures are numbers even where all of a column are missing."""
+    return pl.DataFrame(rows, infer_schema_length=None).with_columns(pl.col(pl.Null).cast(pl.Float64))
 
 
 def fraud_of(read: Events, labels: Any) -> Mask:
@@ -454,33 +544,44 @@ def read_label_table(path: Any, schema: Schema, column: str) -> pl.DataFrame:
     return pl.concat(names).with_columns(read_labels(path, only)["label"].alias(column))
 
 
-def write_comparison(compared: Compared, folder: Path) -> list[Path]:
-    """Write ``table.csv``, ``curve.csv`` and ``comparison.json`` into `folder`; return their paths."""
+def write_comparison(compared: Compared, folder: Path, command: str | None = None) -> list[Path]:
+    """Write ``numbers.json``, ``table.csv``, ``folds.csv`` and ``curve.csv`` into `folder`; return their paths.
+
+    The table has a column ``<measure>_sd`` beside each measure, its spread over the folds. The figures of numbers.json
+    have flat dotted names, such as ``head.average_precision`` (and ``.low``, ``.high``, ``.sd``), ``beats.head.ratio``
+    and ``curve.30.head.ap``; a measure that does not exist is left out. `command` is what makes them again.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    written = [write_table(compared.table, folder / "table.csv"), write_table(compared.curve, folder / "curve.csv")]
-    found = {
-        "sentence": compared.sentence,
-        "facts": dict(compared.facts),
-        "scorers": {row.pop("scorer"): row for row in compared.table.to_dicts()},
-        "curve": compared.curve.to_dicts(),
-        "beats": {name: dict(others) for name, others in compared.beats.items()},
+    spread = compared.spread.drop("labels").rename(lambda name: name if name == "scorer" else f"{name}_sd")
+    tables = {
+        "table": compared.table.join(spread, on="scorer", how="left", maintain_order="left"),
+        "folds": compared.folds,
+        "curve": compared.curve,
     }
-    target = folder / "comparison.json"
+    written = [write_table(table, folder / f"{name}.csv") for name, table in tables.items()]
+    found = {"command": command, "sentence": compared.sentence, "facts": dict(compared.facts)}
+    target = folder / "numbers.json"
     with whole_file(target) as draft:
-        draft.write_text(json.dumps(json_value(found), indent=2, allow_nan=False) + "\n", encoding="utf-8")
-    return [*written, target]
+        content = json_value({**found, "notes": list(compared.notes), "figures": figures_of(compared)})
+        draft.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    return [target, *written]
 
 
-def sentence(table: pl.DataFrame, beats: Mapping[str, Mapping[str, float]], facts: Mapping[str, Any]) -> str:
-    """What labels would buy, in a sentence."""
-    with_labels = table.filter("labels").row(0, named=True)
-    without = table.filter(scorer=UNSUPERVISED).row(0, named=True)
-    sure = beats[with_labels["scorer"]][UNSUPERVISED]
-    return (
-        f"With {facts['known_frauds']:,} known frauds, {with_labels['scorer']} finds "
-        f"{with_labels['recall_at_budget']:.0%} of the frauds at {facts['budget_per_day']} alerts a day and stops "
-        f"{with_labels['share_saved']:.0%} of their money; without any label the detector finds "
-        f"{without['recall_at_budget']:.0%} and stops {without['share_saved']:.0%}. Labels win in average precision "
-        f"({with_labels['average_precision']:.3f} against {without['average_precision']:.3f}) in {sure:.0%} of the "
-        "resamples."
-    )
+def figures_of(compared: Compared) -> dict[str, float]:
+    """All figures by a flat dotted name, one number each, sorted."""
+    figures: dict[str, float | None] = {}
+    for frame, end in ((compared.table, ""), (compared.spread, ".sd")):
+        for row in frame.drop("labels").iter_rows(named=True):
+            scorer = row.pop("scorer")
+            figures |= {f"{scorer}.{measure.replace('.', '_')}{end}": value for measure, value in row.items()}
+    for scorer in compared.table["scorer"]:
+        for bound in ("low", "high"):
+            figures[f"{scorer}.average_precision.{bound}"] = figures.pop(f"{scorer}.ap_{bound}")
+    for row in compared.folds.drop("begin", "end").iter_rows(named=True):
+        start = f"fold_{row.pop('fold')}.{row.pop('scorer')}"
+        figures |= {f"{start}.{measure.replace('.', '_')}": value for measure, value in row.items()}
+    for row in compared.curve.iter_rows(named=True):
+        start = f"curve.{row['known']}.{row['scorer']}.ap"
+        figures |= {start: row["ap"], f"{start}.low": row["low"], f"{start}.high": row["high"]}
+    figures |= {f"beats.{a}.{b}": share for a, others in compared.beats.items() for b, share in others.items()}
+    return {name: value for name, value in sorted(figures.items()) if value is not None}

@@ -76,7 +76,10 @@ ORDER = (
     "stream",
     "evaluation",
     "bootstrap",
+    "comparison_measures",
     "comparison",
+    "comparison_figures",
+    "comparison_page",
     "simulator",
     "terminal",
     "verbs",
@@ -91,8 +94,8 @@ THRESHOLDS = tuple(name for name in ORDER if name.startswith("thresholds"))
 ROOMS: dict[str, tuple[str, ...]] = {
     "connectorx": ("sources",),
     "jinja2": ("report",),
-    "markupsafe": ("report",),  # comes with jinja2
-    "matplotlib": ("figures",),
+    "markupsafe": ("report", "comparison_page"),  # comes with jinja2
+    "matplotlib": ("figures", "comparison_figures"),
     "numpy": EVERYWHERE,
     "pandas": ("sources",),
     "polars": (
@@ -106,7 +109,9 @@ ROOMS: dict[str, tuple[str, ...]] = {
             "detector",
             "stream",
             "evaluation",
+            "comparison_measures",
             "comparison",
+            "comparison_page",
             "simulator",
             "terminal",
             "verbs",

@@ -202,6 +202,25 @@ def world(rng: np.random.Generator, genuine: int, defrauded: int) -> tuple[Ints,
 
 
 @pytest.mark.parametrize("metric", METRICS)
+def test_folds_are_ranked_apart_and_drawn_together(metric: Metric) -> None:
+    """Scores of another scale in a second fold change nothing; a fold twice over gives what it gives once."""
+    entity, score, label = world(np.random.default_rng(5), 400, 40)
+    once = paired_bootstrap({"a": score}, label, entity, metric=metric, repeats=50)
+    twice = paired_bootstrap(
+        {"a": np.append(score, 1000 + 3 * score)},
+        np.append(label, label),
+        np.append(entity, entity),
+        fold=np.repeat([7, 3], len(label)),
+        metric=metric,
+        repeats=50,
+    )
+    for one, other in ((once.value, twice.value), (once.low, twice.low), (once.high, twice.high)):
+        assert one["a"] == pytest.approx(other["a"], abs=1e-12)
+    with pytest.raises(ParameterError, match="expected positives in each fold"):
+        paired_bootstrap({"a": score}, label, entity, fold=label, metric=metric)
+
+
+@pytest.mark.parametrize("metric", METRICS)
 def test_intervals_cover_the_truth(metric: Metric) -> None:
     """Of 80 intervals of 95 % at least 68, four standard errors below 76; of those from single events fewer."""
     rng = np.random.default_rng(7)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import html
 import json
+import shlex
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,10 +13,12 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
+from polars.testing import assert_frame_equal
 from typer.testing import CliRunner
 
 from anomaly.cli import app
 from anomaly.comparison import HEADS, UNSUPERVISED, Compared, Comparison, World, fraud_of, read_label_table
+from anomaly.comparison_measures import METRICS
 from anomaly.errors import InputError, ParameterError
 from anomaly.evaluation import average_precision, roc_auc, rule_amount
 from anomaly.history import as_seconds
@@ -59,10 +63,46 @@ def test_every_scorer_is_measured_on_the_same_events(
 def test_the_curve_goes_from_no_label_to_all(compared: Compared) -> None:
     known = compared.curve["known"].unique().sort().to_list()
     assert known == [0, 10, compared.facts["known_frauds"]]  # ten thousand were never known
-    assert compared.curve.filter(known=0)["scorer"].to_list() == [UNSUPERVISED]
+    assert compared.curve.filter(known=0)["scorer"].to_list() == ["amount", "ratio", UNSUPERVISED]
     for scorer in HEADS:
         last = compared.curve.filter(scorer=scorer, known=known[-1])["ap"].item()
         assert last == pytest.approx(compared.table.filter(scorer=scorer)["average_precision"].item())
+
+
+def test_each_fold_is_scored_by_what_was_known_before_it(world: tuple[pl.DataFrame, pl.DataFrame]) -> None:
+    """The last of three windows gives the figures of a comparison that begins there; means are over the three."""
+    events, labels = world
+    options = {**SMALL, "epochs": 1, "known": ()}
+    found = Comparison(schema=SIMULATED_SCHEMA, since=SINCE, folds=3, **options).run(events, labels["fraud"])
+    windows = found.facts["windows"]
+    assert [one["begin"] for one in windows[1:]] == [one["end"] for one in windows[:-1]]
+    later = (events["time"].dt.epoch("us") >= (as_seconds(SINCE) or 0.0) * 1e6).sum()
+    assert sum(one["scored"] for one in windows) == later == found.facts["scored"]
+    frauds = [one["known_frauds"] for one in windows]
+    assert frauds == sorted(frauds) and frauds[0] < frauds[-1]  # labels come in as time goes on
+    for row in found.table.iter_rows(named=True):
+        each = found.folds.filter(scorer=row["scorer"])["auc"]
+        assert row["auc"] == pytest.approx(each.mean())
+        assert found.spread.filter(scorer=row["scorer"])["auc"].item() == pytest.approx(each.std())
+    alone = Comparison(schema=SIMULATED_SCHEMA, since=windows[-1]["begin"], **options).run(events, labels["fraud"])
+    timeless = [name for name in METRICS if not name.endswith("_seconds")]
+    last = found.folds.filter(fold=3).sort("scorer").select(timeless)
+    assert_frame_equal(last, alone.table.sort("scorer").select(timeless))
+
+
+def test_folds_without_fraud_and_no_fold_are_refused(world: tuple[pl.DataFrame, pl.DataFrame]) -> None:
+    events, labels = world
+    with pytest.raises(ParameterError, match="folds must be at least 1, got 0"):
+        Comparison(schema=SIMULATED_SCHEMA, folds=0).run(events, labels["fraud"])
+    with pytest.raises(InputError, match="scored events hold 0 frauds.*fewer folds"):
+        Comparison(schema=SIMULATED_SCHEMA, since=SINCE, folds=400).run(events, labels["fraud"])
+
+
+def test_times_hold_all_that_a_scorer_needs(compared: Compared) -> None:
+    fit = dict(compared.table["scorer", "fit_seconds"].iter_rows())
+    score = dict(compared.table["scorer", "score_seconds"].iter_rows())
+    assert fit["head_pretrained"] > fit[UNSUPERVISED] > 0 == fit["amount"] == fit["ratio"]  # it starts from its memory
+    assert all(score[name] > 0 for name in (UNSUPERVISED, *HEADS))
 
 
 def shuffled(fraud: np.ndarray[Any, Any], mask: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
@@ -83,7 +123,7 @@ def test_labels_that_are_not_yet_known_change_no_score(world: tuple[pl.DataFrame
     for told in (fraud, shuffled(fraud, unknown)):
         comparison = Comparison(schema=SIMULATED_SCHEMA, since=SINCE, **{**SMALL, "label_delay_days": 7.0})
         made, detector, _ = comparison._unsupervised(
-            read_events(events, SIMULATED_SCHEMA), fraud_of(read_events(events, SIMULATED_SCHEMA), told)
+            read_events(events, SIMULATED_SCHEMA), fraud_of(read_events(events, SIMULATED_SCHEMA), told), since, np.inf
         )
         found.append((made, comparison._head("head", made, detector).score))
     (one, first), (other, second) = found
@@ -101,7 +141,7 @@ def test_with_few_known_frauds_the_rest_is_taken_for_genuine(
     events, labels = world
     read = read_events(events, SIMULATED_SCHEMA)
     made, _, _ = Comparison(schema=SIMULATED_SCHEMA, since=SINCE, **SMALL)._unsupervised(
-        read, fraud_of(read, labels["fraud"])
+        read, fraud_of(read, labels["fraud"]), as_seconds(SINCE) or 0.0, np.inf
     )
     few = made.with_known(10, seed=0)
     assert few.fraud.sum() == 10
@@ -161,14 +201,24 @@ def test_the_verb_writes_what_it_found(world: tuple[pl.DataFrame, pl.DataFrame],
     words = [
         *("compare", tmp_path / "events.parquet", "--labels", tmp_path / "labels.parquet", "--since", SINCE),
         *("--schema", tmp_path / "anomaly.toml", "--out", tmp_path / "out", "--hidden", 4, "--epochs", 1, "--json"),
+        *("--budget-per-day", 5),
     ]
     run = CliRunner().invoke(app, [str(word) for word in words])
     assert run.exit_code == 0, run.output
     facts = json.loads(run.stdout)
-    written = json.loads((tmp_path / "out" / "comparison.json").read_text(encoding="utf-8"))
+    out = tmp_path / "out"
+    assert {Path(file).name for file in facts["files"]} == {file.name for file in out.iterdir()}
+    written = json.loads((out / "numbers.json").read_text(encoding="utf-8"))
     assert written["sentence"] == facts["sentence"]
-    assert set(written["scorers"]) == set(pl.read_csv(tmp_path / "out" / "table.csv")["scorer"])
-    assert {row["scorer"] for row in written["curve"]} >= {UNSUPERVISED, *HEADS}
+    assert shlex.split(written["command"])[:4] == ["anomaly", *map(str, words[:3])]
+    table = pl.read_csv(out / "table.csv")
+    for row in table.iter_rows(named=True):
+        assert written["figures"][f"{row['scorer']}.auc"] == pytest.approx(row["auc"])
+    assert all(isinstance(value, float | int) for value in written["figures"].values())
+    curve = pl.read_csv(out / "curve.csv")
+    assert set(curve["scorer"]) >= {UNSUPERVISED, *HEADS, "amount", "ratio"}
+    page = (out / "comparison.html").read_text(encoding="utf-8")
+    assert html.escape(facts["sentence"], quote=False) in page and "anomaly compare" in page
     words[words.index("--labels") + 1] = tmp_path / "events.parquet"
     refused = CliRunner().invoke(app, [str(word) for word in words])
     assert refused.exit_code == 2 and "fraud" in refused.output
