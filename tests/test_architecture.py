@@ -71,6 +71,8 @@ ORDER = (
     "digest",
     "counterfactual",
     "detector",
+    "event_story",
+    "event_figure",
     "stream",
     "evaluation",
     "bootstrap",
@@ -90,7 +92,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "connectorx": ("sources",),
     "jinja2": ("report",),
     "markupsafe": ("report",),  # comes with jinja2
-    "matplotlib": ("figures",),
+    "matplotlib": ("figures", "event_figure"),
     "numpy": EVERYWHERE,
     "pandas": ("sources",),
     "polars": (
@@ -104,6 +106,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
             "report",
             "digest",
             "detector",
+            "event_story",
             "stream",
             "evaluation",
             "comparison",
