@@ -13,17 +13,22 @@ from numpy.typing import NDArray
 
 from anomaly.errors import ParameterError
 from anomaly.features import GIVEN
+from anomaly.scorer import EVERYBODY, LN_10
 from anomaly.thresholds import case_numbers
 
 LONGEST_TEXT = 60
 """Texts from the data are cut to this many characters in sentences."""
 NOTABLE_SURPRISE = 1.0
 """A field is a reason from here on: stranger than one normal event in ten."""
+LARGE_SHARE, LARGE_PART = 0.25, 0.5
+"""So is what has this share of an event's surprise, and makes it at least three times as rare."""
 EXPLANATION_COLUMNS = (
     "row",
     "field",
     "kind",
     "surprise",
+    "part",
+    "share",
     "observed",
     "low",
     "median",
@@ -157,8 +162,9 @@ def add_reasons(cases: pl.DataFrame, explanations: pl.DataFrame, *, most: int = 
     Returns
     -------
     DataFrame
-        `cases` with `reasons` and `fields` (lists of text, strongest first): the fields of the peak event whose
-        surprise is above 1, stranger than one normal event in ten. Both lists are empty where no single field is.
+        `cases` with `reasons` and `fields` (lists of text): what has the largest part in the surprise of the peak event
+        comes first. A field is a reason if its own surprise is above 1, stranger than one normal event in ten, or if
+        its part is large; the recent past is one if its part is large. Both lists are empty where nothing is.
     """
     if most < 1:
         raise ParameterError(f"add_reasons: expected most of at least 1, got {most}")
@@ -168,10 +174,15 @@ def add_reasons(cases: pl.DataFrame, explanations: pl.DataFrame, *, most: int = 
             f"add_reasons: expected explanations with the columns {', '.join(missing)}, got "
             f"{', '.join(explanations.columns)}"
         )
+    large = (pl.col("share") >= LARGE_SHARE) & (pl.col("part") >= LARGE_PART)
+    strange = (pl.col("surprise").fill_nan(None) > NOTABLE_SURPRISE) & (pl.col("kind") != "past")
     wanted = explanations.filter(
-        pl.col("surprise").fill_nan(None) > NOTABLE_SURPRISE, pl.col("row").is_in(cases["peak_row"].unique().implode())
+        large.fill_null(value=False) | strange.fill_null(value=False),
+        pl.col("row").is_in(cases["peak_row"].unique().implode()),
     )
-    wanted = wanted.sort(["row", "surprise"], descending=[False, True], maintain_order=True)
+    wanted = wanted.sort(
+        ["row", "part", "surprise"], descending=[False, True, True], nulls_last=True, maintain_order=True
+    )
     # An amount may be strange as such and given its categories: the stranger statement is enough.
     wanted = wanted.with_columns(what=pl.col("field").str.strip_prefix(GIVEN))
     wanted = wanted.unique(["row", "what"], keep="first", maintain_order=True)
@@ -193,24 +204,28 @@ def sentence(explanation_row: Mapping[str, Any]) -> str:
     Parameters
     ----------
     explanation_row : mapping
-        `field`, `kind` (number, duration, count, distance, speed, category, clock or flag), `surprise`, `observed`,
-        `low`, `median`, `high`, `observed_text`, `likely`; what is absent or None is left out of the sentence.
+        `field`, `kind` (number, duration, count, distance, speed, category, clock, flag or past), `surprise`,
+        `observed`, `low`, `median`, `high`, `observed_text`, `likely`, `everybody`, `past_events`, `past_same`,
+        `past_low`, `past_high` (see `anomaly.explain.explain`); what is absent or None is left out of the sentence.
         Durations in seconds, distances in km, speeds in km/h, clocks in hours.
 
     Examples
     --------
     >>> sentence({"field": "amount", "kind": "number", "surprise": 3.97, "observed": 5000.0,
-    ...           "low": 12.0, "median": 31.0, "high": 80.0})
-    'amount 5,000, expected 12-80 (median 31), 1 in 9,300'
+    ...           "low": 12.0, "median": 31.0, "high": 80.0, "past_events": 214, "past_high": 96.0})
+    'amount 5,000, expected 12-80 (median 31), its own highest before 96, 1 in 9,300'
     >>> sentence({"field": "time:gap", "kind": "duration", "observed": 180.0, "low": 7200.0, "high": 259200.0})
     '3 min since the previous event, expected 2 h - 3 d'
     >>> sentence({"field": "first:merchant_id", "kind": "flag", "observed_text": "M 17", "surprise": 0.4})
     "first time at merchant_id 'M 17'"
+    >>> sentence({"field": "recent past", "kind": "past", "observed": 172800.0, "past_same": 17, "past_events": 23})
+    '17 unusual events among the 23 in the 2 d before'
     """
     kind = explanation_row["kind"]
     if kind not in _OBSERVED:
         raise ParameterError(f"sentence: expected a kind among {', '.join(_OBSERVED)}, got {kind!r}")
-    parts = [_OBSERVED[kind](explanation_row), _expected(explanation_row), _rarity(explanation_row.get("surprise"))]
+    rarity = [_rarity(explanation_row.get("surprise")), _among_everybody(explanation_row.get("everybody"))]
+    parts = [_OBSERVED[kind](explanation_row), _expected(explanation_row), _own_past(explanation_row), *rarity]
     return ", ".join(part for part in parts if part)
 
 
@@ -226,6 +241,28 @@ def _expected(told: Mapping[str, Any]) -> str:
         return f"expected {text}{middle}{_UNIT.get(kind, '')}"
     likely = [quoted for quoted in (_clip(text) for text in told.get("likely") or ()) if quoted]
     return f"expected {_either(likely)}" if likely else ""
+
+
+def _own_past(told: Mapping[str, Any]) -> str:
+    """What the entity itself did before: its highest or lowest number, or how often it had this value."""
+    kind, events, same = told["kind"], told.get("past_events"), told.get("past_same")
+    if kind in ("category", "clock") and events and same is not None:
+        return f"seen {same:,} of {events:,} times before{' in that hour' if kind == 'clock' else ''}"
+    observed = _known(told.get("observed"))
+    if kind not in _EXTREMES or not events or observed is None:
+        return ""
+    middle = _known(told.get("median"))
+    least, most = _EXTREMES[kind]
+    low, high = _known(told.get("past_low")), _known(told.get("past_high"))
+    upward = middle is None or observed >= middle
+    name, value = (most, high) if upward else (least, low)
+    return "" if value is None else f"its own {name} before {_BOUND[kind](value)}{_UNIT.get(kind, '')}"
+
+
+def _among_everybody(surprise: float | None) -> str:
+    """How rare the number is among those of all entities; said only from where it counts."""
+    rarity = _rarity(surprise) if surprise is not None and surprise >= EVERYBODY_SURPRISE else ""
+    return f"{rarity} among everybody" if rarity else ""
 
 
 def _range(low: str, high: str, *, spaced: bool) -> str:
@@ -297,14 +334,25 @@ def _clock(told: Mapping[str, Any]) -> str:
 def _flag(told: Mapping[str, Any]) -> str:
     what, _, field = told["field"].partition(":")
     text = _clip(told.get("observed_text"))
-    denied = text == "no" or _known(told.get("observed")) == 0
+    denied = text == "no" or _known(told.get("observed")) == 0 or bool(told.get("past_same"))
     name = _clip(field or what)
     value = f" '{text}'" if text and text not in ("yes", "no") else ""
     if what == "first":
-        return f"{'not the first time' if denied else 'first time'} at {name}{value}"
+        events = told.get("past_events")
+        since = f" in {events + 1:,} events" if events and not denied else ""
+        return f"{'not the first time' if denied else 'first time'} at {name}{value}{since}"
     if what == "changed":
         return f"{name}{value} as before" if denied else f"{name} changed{' to' + value if value else ''}"
     return f"{'no ' if denied else ''}{_clip(told['field'])}{value}"
+
+
+def _past(told: Mapping[str, Any]) -> str:
+    events, unusual = told.get("past_events") or 0, told.get("past_same") or 0
+    before = f"in the {_value(told, duration_text)} before"
+    if not unusual:
+        return f"{events:,} {'event' if events == 1 else 'events'} {before}, unusual only together"
+    of = f" among the {events:,}" if events > unusual else ""
+    return f"{unusual:,} unusual {'event' if unusual == 1 else 'events'}{of} {before}"
 
 
 def number_text(value: float) -> str:
@@ -370,6 +418,14 @@ def _clip(text: str | None) -> str:
 
 _SPANS = (("s", 1.0, 60.0), ("min", 60.0, 60.0), ("h", 3600.0, 48.0), ("d", 86400.0, math.inf))
 _SHORT = {"s": "s", "m": "min", "h": "h", "d": "d"}
+EVERYBODY_SURPRISE = EVERYBODY["threshold"] / LN_10  # from where it counts
+_EXTREMES = {
+    "number": ("lowest", "highest"),
+    "duration": ("shortest", "longest"),
+    "count": ("fewest", "most"),
+    "distance": ("shortest", "longest"),
+    "speed": ("slowest", "fastest"),
+}
 _UNIT = {"distance": " km", "speed": " km/h"}
 _OBSERVED: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
     "number": _number,
@@ -380,6 +436,7 @@ _OBSERVED: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
     "category": _category,
     "clock": _clock,
     "flag": _flag,
+    "past": _past,
 }
 _BOUND: Mapping[str, Callable[[float], str]] = {
     "number": _bound_text,

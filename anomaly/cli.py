@@ -1,4 +1,4 @@
-"""Command line: the verbs simulate, init, fit, rehearse, score, report and compare, thin.
+"""Command line: the verbs simulate, init, fit, rehearse, score, report, explain and compare, thin.
 
 How a verb answers is told in `anomaly.verbs`. Heavy modules are imported inside the verbs, so that ``anomaly --help``
 answers at once.
@@ -254,6 +254,51 @@ def report(
     )
 
 
+@verb("Why one event is strange, and what would have let it pass.")
+def explain(
+    events: Sources,
+    event: Annotated[str | None, typer.Option(metavar="ID", help="The event, by its id.")] = None,
+    row: Annotated[int | None, typer.Option(min=0, metavar="N", help="Or by its row in EVENTS, from 0.")] = None,
+    detector: DetectorFolder = Path("detector"),
+    scores: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="What `anomaly score` wrote. [default: score now]")
+    ] = None,
+    budget_per_day: BudgetPerDay = None,
+    false_alert_rate: FalseAlertRate = None,
+    figure: Annotated[Path | None, typer.Option(metavar="FILE", help="Draw it too: .svg or .png.")] = None,
+    query: Query = None,
+) -> Answer:
+    """Split the surprise of an event into its parts, and say what was expected and which change would let it pass."""
+    from anomaly.event_figure import check_figure, story_figure, write_figure
+    from anomaly.event_story import event_story, find_row
+    from anomaly.terminal import story_tables
+
+    if (event is None) == (row is None):
+        raise ParameterError("explain: of which event? Give either --event ID or --row N")
+    given: dict[str, Any] = {"budget_per_day": budget_per_day, "false_alert_rate": false_alert_rate}
+    if figure is not None:
+        check_figure(figure)
+    _check_scores(scores)
+    source = _source(events, query, reads=[] if scores is None else [scores], writes=[figure])
+
+    from anomaly.detector import Detector
+
+    fitted = Detector.load(detector)
+    rule = fitted.threshold(**{name: value for name, value in given.items() if value is not None})
+    read = _read(source, fitted.schema, query)
+    table = fitted.score(read) if scores is None else _read_scores(scores, read, fitted, None)
+    story = event_story(fitted, read, table, find_row(read, table, event, row), rule)
+    facts = story.facts
+    if figure is not None:
+        write_figure(story_figure(story), figure, label=facts["summary"])
+    return Answer(
+        {**facts, "threshold": rule.describe(), "figure": figure, "notes": read.notes},
+        f"{facts['summary']}\n",
+        story_tables(story),
+        after="" if figure is None else f"{figure}   the figure",
+    )
+
+
 @verb("Recall by kind of fraud, without labels.")
 def rehearse(
     events: Sources,
@@ -378,6 +423,10 @@ def _check_report_files(scores: Path | None, out: Path, alerts: Path | None) -> 
         raise ParameterError(f"--out {out} is a folder; name the file of the page, such as {out / 'report.html'}")
     if alerts is not None:
         check_target(alerts)
+    _check_scores(scores)
+
+
+def _check_scores(scores: Path | None) -> None:
     if scores is not None and not scores.is_file():
         raise InputError(f"--scores {scores}: no such file; `anomaly score` writes one")
 

@@ -19,6 +19,8 @@ from numpy.typing import NDArray
 
 from anomaly.alerts import add_reasons, build_cases, duration_text
 from anomaly.artifacts import Arrays, pack_text, read_artifact, unpack_text, write_artifact
+from anomaly.breakdown import Breakdown, breakdown
+from anomaly.counterfactual import Judge, counterfactuals
 from anomaly.digest import Source, calibration_check, decide, money_field, report_data
 from anomaly.errors import ArtifactError, InputError, NotFittedError, ParameterError
 from anomaly.explain import expected_range, explain
@@ -315,9 +317,24 @@ class Detector:
         return add_reasons(cases, self.explain(events, cases["peak_row"].to_list(), scores))
 
     def explain(self, events: Any, rows: Sequence[int], scores: pl.DataFrame) -> pl.DataFrame:
-        """Observed, expected and rarity of each field of the events in the input `rows`; see `anomaly.explain`."""
+        """Observed, expected, rarity and part of each field of the events in `rows`; see `anomaly.explain.explain`."""
+        frame, told = self._broken_down(events, rows, scores)
+        return explain(self.models_[-1], self.encoder_, frame, rows, scores, told)
+
+    def breakdown(self, events: Any, rows: Sequence[int], scores: pl.DataFrame) -> pl.DataFrame:
+        """Parts of each field and of the recent past in the surprise of the events in `rows`; see `Breakdown.parts`."""
+        return self._broken_down(events, rows, scores)[1].parts
+
+    def counterfactual(self, events: Any, rows: Sequence[int], scores: pl.DataFrame, rule: Threshold) -> pl.DataFrame:
+        """Changes of one or two fields with which the events in `rows` would pass; see `anomaly.counterfactual`."""
+        frame, told = self._broken_down(events, rows, scores)
+        judge = Judge(self.schema, self.encoder_, self.scorer_, self.models_[-1], self.errors, rule)
+        return counterfactuals(judge, frame, rows, scores, told.parts)
+
+    def _broken_down(self, events: Any, rows: Sequence[int], scores: pl.DataFrame) -> tuple[pl.DataFrame, Breakdown]:
         self._fitted()
-        return explain(self.models_[-1], self.encoder_, as_events(events, self.schema).frame, rows, scores)
+        frame = as_events(events, self.schema).frame
+        return frame, breakdown(self.errors, self.scorer_, self.encoder_, frame, rows, scores)
 
     def report(
         self,

@@ -47,10 +47,17 @@ def combine_fields(
     ndarray, shape (N,)
         NaN for an event without any statement.
     """
+    total = field_terms(surprise, threshold, gentle) @ weight
+    return np.where(np.isnan(surprise).all(axis=1), np.nan, total)
+
+
+def field_terms(
+    surprise: NDArray[np.floating[Any]], threshold: float = SOFT_THRESHOLD, gentle: float = GENTLE
+) -> Float:
+    """What each field adds to the statistic of `combine_fields` before its weight, (N, K), >= 0; 0 = no statement."""
     known = np.nan_to_num(surprise.astype(np.float64), posinf=1e30)
     known = np.where(known > FAR, FAR + np.log1p(np.maximum(known - FAR, 0.0)), known)
-    total = (np.maximum(known - threshold, 0.0) + gentle * known) @ weight
-    return np.where(np.isnan(surprise).all(axis=1), np.nan, total)
+    return np.asarray(np.maximum(known - threshold, 0.0) + gentle * known)
 
 
 def recent_sums(sequences: Sequences, surprise: Float, scales: Sequence[float]) -> tuple[Float, Float]:

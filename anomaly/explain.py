@@ -1,4 +1,7 @@
-"""Explanations from the models' own predictive distributions: observed, expected and how rare, by event and field."""
+"""Explanations from the models' own predictive distributions: observed, expected and how rare, by event and field.
+
+Beside them stand what the field has in the event's surprise (see `anomaly.breakdown`) and the entity's own past.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,8 @@ import polars as pl
 import torch
 from numpy.typing import NDArray
 
-from anomaly.features import FIRST_CODE, Column, Encoder, raw_numbers
+from anomaly.breakdown import PAST, Breakdown, histories
+from anomaly.features import FIRST_CODE, POPULATION, Column, Encoder, raw_numbers
 from anomaly.models.base import SequenceModel
 from anomaly.models.heads import Prediction
 
@@ -21,17 +25,29 @@ SCHEMA: Mapping[str, Any] = {
     "field": pl.String,
     "kind": pl.String,
     "surprise": pl.Float64,
+    "part": pl.Float64,
+    "share": pl.Float64,
     "observed": pl.Float64,
     "low": pl.Float64,
     "median": pl.Float64,
     "high": pl.Float64,
     "observed_text": pl.String,
     "likely": pl.List(pl.String),
+    "everybody": pl.Float64,
+    "past_events": pl.Int64,
+    "past_same": pl.Int64,
+    "past_low": pl.Float64,
+    "past_high": pl.Float64,
 }
 
 
 def explain(
-    model: SequenceModel, encoder: Encoder, frame: pl.DataFrame, rows: Sequence[int], scores: pl.DataFrame
+    model: SequenceModel,
+    encoder: Encoder,
+    frame: pl.DataFrame,
+    rows: Sequence[int],
+    scores: pl.DataFrame,
+    told: Breakdown,
 ) -> pl.DataFrame:
     """Explain events, field by field.
 
@@ -47,12 +63,24 @@ def explain(
         Input rows of the events to explain.
     scores : polars.DataFrame
         Score table with the ``field:<name>`` columns of these rows.
+    told : Breakdown
+        Of these rows.
 
     Returns
     -------
     polars.DataFrame
-        One row per event and field: ``row, field, kind, surprise, observed, low, median, high, observed_text, likely``;
-        numbers in raw units (5 %, 50 % and 95 % of what was expected); ``likely`` = the likeliest values, best first.
+        One row per event and field, and one of kind ``past`` where events before this one have a part in its surprise:
+
+        - ``row, field, kind``; ``surprise`` of the field; ``part`` and ``share`` that all that is said of its values
+          has in the surprise of the event;
+        - ``observed, low, median, high``: numbers in raw units (5 %, 50 % and 95 % of what was expected), or
+          ``observed_text`` and ``likely``, the likeliest values, best first; ``everybody``: surprise of the number
+          among those of all entities;
+        - the entity's own past: ``past_events``, its earlier events where the field is known; ``past_same`` of them had
+          this value (this hour); ``past_low, past_high``, the range of its earlier numbers.
+
+        Of the kind ``past``, ``observed`` is the length of the window in seconds, ``past_events`` how many events are
+        in it, and ``past_same`` how many of these were unusual; ``surprise`` is the score table's ``recent``.
     """
     frame, chosen = histories(frame, rows)
     if not chosen.any():
@@ -61,22 +89,27 @@ def explain(
     raw = raw_numbers(frame, encoder.schema)
     row = frame["row"].to_numpy()[index]
     wanted = pl.DataFrame({"row": row}).join(scores, on="row", how="left", maintain_order="left")
+    shares = told.parts.filter(pl.col("detector") != PAST).group_by("row", "field").agg(pl.col("part", "share").sum())
     parts = []
-    for column, told in zip(prediction.fields.columns, _expected(prediction), strict=True):
+    for column, expected in zip(prediction.fields.columns, expectations(prediction), strict=True):
+        mine = pl.DataFrame({"row": row}).join(
+            shares.filter(pl.col("field") == column.raw_name), on="row", how="left", maintain_order="left"
+        )
+        everybody = f"field:{POPULATION}{column.raw_name}"
         given = {
             "row": row,
             "field": column.name,
             "kind": column.kind,
             "surprise": wanted[f"field:{column.name}"],
-            **told,
+            "part": mine["part"],
+            "share": mine["share"],
+            **({"everybody": wanted[everybody]} if everybody in wanted.columns else {}),
+            **expected,
             **_observed(column, frame, raw, index),
+            **_own_past(column, frame, raw, index),
         }
-        absent = {
-            name: pl.Series([None] * len(row), dtype=dtype) for name, dtype in SCHEMA.items() if name not in given
-        }
-        parts.append(
-            pl.DataFrame({**given, **absent}).select(pl.col(name).cast(dtype) for name, dtype in SCHEMA.items())
-        )
+        parts.append(_whole(given, len(row)))
+    parts.append(_recent(told, wanted))
     return pl.concat(parts).filter(pl.col("observed").is_not_null() | pl.col("observed_text").is_not_null())
 
 
@@ -87,20 +120,12 @@ def expected_range(
     frame, chosen = histories(frame, rows)
     index, prediction = model.predictions(encoder.transform(frame), chosen)
     number = [column.name for column in prediction.fields.columns].index(field)
-    told = _expected(prediction)[number]
+    told = expectations(prediction)[number]
     return pl.DataFrame({"row": frame["row"].to_numpy()[index], "low": told["low"], "high": told["high"]})
 
 
-def histories(frame: pl.DataFrame, rows: Sequence[int]) -> tuple[pl.DataFrame, NDArray[np.bool_]]:
-    """Whole histories of the entities that the input rows belong to, and which of their events those rows are."""
-    wanted = pl.Series(rows, dtype=pl.Int64)
-    entities = frame.filter(pl.col("row").is_in(wanted.implode()))["entity"].unique()
-    frame = frame.filter(pl.col("entity").is_in(entities.implode()))
-    return frame, frame["row"].is_in(wanted.implode()).to_numpy()
-
-
-def _expected(prediction: Prediction) -> list[dict[str, Any]]:
-    """What was expected of each field."""
+def expectations(prediction: Prediction) -> list[dict[str, Any]]:
+    """What was expected of each of the K fields, for n events: low, median and high (n,), or the n likeliest values."""
     with torch.inference_mode():
         quantiles = prediction.quantiles(QUANTILES).numpy()
         probabilities = [probability.numpy() for probability in prediction.probabilities()]
@@ -134,3 +159,52 @@ def _observed(
     if column.kind == "flag":
         return {"observed_text": frame[f"c:{column.name.partition(':')[2]}"].gather(index)}
     return {"observed": pl.Series(raw[column.raw_name][index]).fill_nan(None)}
+
+
+def _whole(given: Mapping[str, Any], n: int) -> pl.DataFrame:
+    """The n rows of a field, with null in the columns that say nothing of it."""
+    absent = {name: pl.Series([None] * n, dtype=dtype) for name, dtype in SCHEMA.items() if name not in given}
+    return pl.DataFrame({**given, **absent}).select(pl.col(name).cast(dtype) for name, dtype in SCHEMA.items())
+
+
+def _own_past(
+    column: Column, frame: pl.DataFrame, raw: Mapping[str, NDArray[np.float64]], index: NDArray[np.int64]
+) -> dict[str, Any]:
+    """What the entity's events before each of the chosen ones had in this field."""
+    if column.is_category:
+        clock = np.mod(frame["clock"].to_numpy(), 86400.0) // 3600.0
+        name = column.name.partition(":")[2] if column.kind == "flag" else column.name
+        value = pl.Series(clock) if column.kind == "clock" else frame[f"c:{name}"]
+        known = pl.DataFrame({"entity": frame["entity"], "value": value}).select(
+            past_events=pl.col("value").is_not_null().cum_sum().over("entity") - 1,
+            past_same=pl.int_range(pl.len()).over("entity", "value"),
+        )
+        return known[index].to_dict()
+    value = pl.Series(raw[column.raw_name]).fill_nan(None)
+    one = pl.col("value")
+    known = pl.DataFrame({"entity": frame["entity"], "value": value}).select(
+        past_events=one.is_not_null().cum_sum().over("entity") - 1,
+        past_low=one.cum_min().forward_fill().shift(1).over("entity"),
+        past_high=one.cum_max().forward_fill().shift(1).over("entity"),
+    )
+    return known[index].to_dict()
+
+
+def _recent(told: Breakdown, scores: pl.DataFrame) -> pl.DataFrame:
+    """Of each event with a past that has a part in its surprise: the window of the largest part, and all of them."""
+    windows = told.windows.filter(pl.col("events") > 0).sort("row", "part", descending=[False, True])
+    shares = told.parts.filter(pl.col("detector") == PAST).group_by("row").agg(pl.col("part", "share").sum())
+    one = windows.unique("row", keep="first", maintain_order=True).drop("part")
+    one = scores.select("row", "recent").join(one, on="row", maintain_order="left").join(shares, on="row", how="left")
+    given = {
+        "row": one["row"],
+        "field": [PAST] * len(one),
+        "kind": ["past"] * len(one),
+        "surprise": one["recent"],
+        "part": one["part"],
+        "share": one["share"],
+        "observed": one["seconds"],
+        "past_events": one["events"],
+        "past_same": one["unusual"],
+    }
+    return _whole(given, len(one))

@@ -24,6 +24,7 @@ from anomaly.calibration import TailCalibrator
 from anomaly.evidence import (
     LOUDEST,
     combine_fields,
+    field_terms,
     measure_dependence,
     recent_sums,
     surroundings,
@@ -97,6 +98,15 @@ class Combination:
             parts.append(self.model_weight(name) * said)
         every: Float = np.stack(parts)
         return np.asarray(np.where(np.isnan(every).all(axis=0), np.nan, np.nan_to_num(every).sum(axis=0)))
+
+    def terms(self, errors: Errors, fields: Mapping[str, Sequence[Column]]) -> dict[str, Float]:
+        """What each field adds to the statistic `own`, (N, K) by model: >= 0, and their sum is the statistic."""
+        return {
+            name: self.model_weight(name)
+            * self.field_weights(columns)
+            * field_terms(errors[name], **(EVERYBODY if name == "population" else {}))
+            for name, columns in fields.items()
+        }
 
     def total(self, surprise: Float, evidence: Float) -> Float:
         """The event's own surprise (N,) and what its recent past adds, both in nats; evidence at each scale (N, W)."""
@@ -226,6 +236,12 @@ class Scorer:
         evidence = window_evidence(number, sums, self.dependence_)
         total = self.combination.total(self.own(errors), evidence)
         return Judgement(models, self._calibrated(total, _busy(number)), evidence.max(axis=1, initial=0.0))
+
+    def past_alone(self, errors: Errors, sequences: Sequences, mask: NDArray[np.bool_]) -> Float:
+        """Natural log of the p-value of each event of `mask` if nothing were strange about itself, (n,)."""
+        sums, number = (part[mask] for part in recent_sums(sequences, self.fresh(errors), self.combination.scales))
+        total = self.combination.total(np.zeros(len(sums)), window_evidence(number, sums, self.dependence_))
+        return self._calibrated(total, _busy(number))
 
     def own(self, errors: Errors) -> Float:
         """-ln p of each event on its own, (N,)."""

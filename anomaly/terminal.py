@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+from datetime import datetime
+from typing import Any
+
 import polars as pl
+from rich.console import Group
 from rich.table import Column, Table
 from rich.text import Text
 
 from anomaly.alerts import number_text
 from anomaly.digest import money_field
+from anomaly.event_story import EventStory
 from anomaly.figures import one_in
 from anomaly.schema import Schema
+
+BAR = 30  # characters of a bar for the whole surprise
+LEAST_SHARE = 0.01  # of the surprise; parts below are told together
 
 
 def rehearsal_table(found: pl.DataFrame) -> Table:
@@ -46,6 +54,42 @@ def case_table(cases: pl.DataFrame, schema: Schema) -> Table:
         cells = [[str(case["case"])], who, size, case["reasons"]]
         table.add_row(*(Text("\n".join(map(_printable, lines))) for lines in cells))
     return table
+
+
+def story_tables(story: EventStory) -> Group:
+    """The parts of an event's surprise with bars, its reasons, and what led up to it, for a terminal."""
+    table = Table("part", Column("of the surprise", justify="right"), "", "said by", box=None, pad_edge=False)
+    table.header_style = "bold"
+    for name, part, share, detectors in story.parts.iter_rows():
+        if share >= LEAST_SHARE:
+            bar = Text("█" * max(1, round(BAR * share)), style="red")
+            table.add_row(Text(_printable(name)), f"{part:.2f}  {share:4.0%}", bar, Text(detectors))
+    if (rest := story.parts.filter(pl.col("share") < LEAST_SHARE)).height:
+        table.add_row(f"{rest.height} others", f"{rest['part'].sum():.2f}  {rest['share'].sum():4.0%}")
+    reasons = story.facts["reasons"] or ["nothing about it is strange"]
+    told = [Text(f"  {number}. {_printable(reason)}") for number, reason in enumerate(reasons, 1)]
+    change = Text(_printable(story.facts["counterfactual"]["sentence"]))
+    head = Text("\nLast events of the entity, the one explained last", style="bold")
+    why = Text("\nWhy", style="bold")
+    return Group(table, why, *told, Text("\nWhat would have let it pass", style="bold"), change, head, _last(story))
+
+
+def _last(story: EventStory) -> Table:
+    names = [name for name in story.events.columns if name != "alerting"]
+    table = Table(*names, box=None, pad_edge=False, header_style="bold")
+    last = story.events.height - 1
+    for at, event in enumerate(story.events.iter_rows(named=True)):
+        cells = (Text(_printable(_cell(event[name]))) for name in names)
+        table.add_row(*cells, style="bold" if at == last else "red" if event["alerting"] else "")
+    return table
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "–"
+    if isinstance(value, datetime):
+        return f"{value:%Y-%m-%d %H:%M:%S}"
+    return number_text(round(value, 2)) if isinstance(value, float) else str(value)
 
 
 def _printable(text: str) -> str:

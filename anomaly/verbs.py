@@ -22,7 +22,7 @@ from anomaly.errors import AnomalyError
 from anomaly.files import json_value
 
 if TYPE_CHECKING:
-    from rich.table import Table
+    from rich.console import RenderableType
 
 PLAIN_WIDTH = 140  # of tables where there is no terminal
 
@@ -33,6 +33,7 @@ EXAMPLES = {
     "rehearse": "anomaly rehearse play/events.parquet",
     "score": "anomaly score play/events.parquet --since 2024-03-01",
     "report": "anomaly report play/events.parquet --since 2024-03-01 --scores scores.parquet",
+    "explain": "anomaly explain play/events.parquet --scores scores.parquet --event E0267094",
     "compare": "anomaly compare play/events.parquet --labels play/labels.parquet --since 2024-03-01",
 }
 HELP = """Find fraud and other anomalies in sequences of events per entity, without labels.
@@ -84,11 +85,11 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object and 
 
 @dataclass(frozen=True)
 class Answer:
-    """What a verb found: plain values for a program; text and a table for a person."""
+    """What a verb found: plain values for a program; text and a table, or several, for a person."""
 
     facts: dict[str, Any]
     text: str
-    table: Table | None = None
+    table: RenderableType | None = None
     after: str = field(default="", kw_only=True)
 
 

@@ -158,7 +158,7 @@ def told(
     high: float | None = None,
     **more: Any,
 ) -> dict[str, Any]:
-    row = dict.fromkeys(("median", "observed_text", "likely", "surprise")) | {
+    row = dict.fromkeys(("median", "observed_text", "likely", "surprise", "part", "share")) | {
         "row": 7,
         "field": field,
         "kind": kind,
@@ -212,6 +212,49 @@ def told(
         (told("changed:device_id", "flag", 1, observed_text="D 9"), "device_id changed to 'D 9'"),
         (told("changed:device_id", "flag", 0), "device_id as before"),
         (told("online", "flag", 0), "no online"),
+        (
+            told("amount", "number", 5000, 12, 80, median=31, surprise=4, everybody=3.5, past_events=9, past_high=96),
+            "amount 5,000, expected 12-80 (median 31), its own highest before 96, 1 in 10,000, "
+            "1 in 3,200 among everybody",
+        ),
+        (told("amount", "number", 5000, surprise=4, everybody=2.9, past_events=0), "amount 5,000, 1 in 10,000"),
+        (
+            told("balance", "number", -900, -50, 80, median=10, past_events=9, past_low=-60, past_high=90),
+            "balance -900, expected -50 to 80 (median 10), its own lowest before -60",
+        ),
+        (
+            told("time:gap", "duration", 3, 60, 600, median=120, past_events=2, past_low=60, past_high=9000),
+            "3 s since the previous event, expected 1 min - 10 min, its own shortest before 1 min",
+        ),
+        (
+            told("place:speed", "speed", 900, 2.0, 40, median=9, past_events=2, past_low=0, past_high=95),
+            "900 km/h from the previous place, expected 2-40 km/h, its own fastest before 95 km/h",
+        ),
+        (
+            told("channel", "category", observed_text="web", likely=["card"], past_events=214, past_same=0),
+            "channel web, expected card, seen 0 of 214 times before",
+        ),
+        (
+            told("clock:hour", "clock", 3.2, past_events=214, past_same=2),
+            "at 03:12, seen 2 of 214 times before in that hour",
+        ),
+        (
+            told("first:shop", "flag", observed_text="X", past_events=214, past_same=0),
+            "first time at shop 'X' in 215 events",
+        ),
+        (told("first:shop", "flag", observed_text="X", past_events=9, past_same=3), "not the first time at shop 'X'"),
+        (
+            told("recent past", "past", 172800, past_events=23, past_same=17, surprise=3),
+            "17 unusual events among the 23 in the 2 d before, 1 in 1,000",
+        ),
+        (
+            told("recent past", "past", 3600, past_events=1, past_same=1),
+            "1 unusual event in the 1 h before",
+        ),
+        (
+            told("recent past", "past", 3600, past_events=5, past_same=0),
+            "5 events in the 1 h before, unusual only together",
+        ),
     ],
 )
 def test_sentences(row: dict[str, Any], text: str) -> None:
@@ -323,15 +366,19 @@ def test_unknown_kind_is_refused() -> None:
         sentence(told("x", "colour"))
 
 
-def test_reasons_of_the_peak_event_strongest_first() -> None:
+def test_reasons_of_the_peak_event_by_their_part() -> None:
     cases = build_cases(SCORES, DECIDED, entity_columns=("bank", "card"))
     rows = [
-        told("amount", "number", 5000, 12, 80, surprise=2.0) | {"row": 101},
-        told("channel", "category", observed_text="web", likely=["chip"], surprise=4.0) | {"row": 101},
-        told("time:gap", "duration", 10.0, 3600.0, 7200.0, surprise=0.9) | {"row": 101},
-        told("count:1h", "count", 9.0, 1.0, 2.0, surprise=3.0) | {"row": 101},
-        told("clock:hour", "clock", 3.0, 9.0, 17.0, surprise=1.5) | {"row": 101},
-        told("given:amount", "number", 5000, 90, 400, surprise=1.2) | {"row": 101},  # the amount itself says more
+        told("amount", "number", 5000, 12, 80, surprise=2.0, part=1.5, share=0.3) | {"row": 101},
+        told("channel", "category", observed_text="web", likely=["chip"], surprise=4.0, part=0.9) | {"row": 101},
+        told("time:gap", "duration", 10.0, 3600.0, 7200.0, surprise=0.9, part=0.4, share=0.3) | {"row": 101},  # usual
+        told("count:1h", "count", 9.0, 1.0, 2.0, surprise=3.0, part=0.2) | {"row": 101},
+        told("clock:hour", "clock", 3.0, 9.0, 17.0, surprise=1.5, part=0.1) | {"row": 101},
+        told("given:amount", "number", 5000, 90, 400, surprise=1.2, part=1.5) | {"row": 101},  # amount itself says more
+        told("recent past", "past", 172800.0, surprise=5.0, part=2.0, share=0.2, past_events=9)
+        | {"row": 101},  # little
+        told("recent past", "past", 172800.0, surprise=5.0, part=2.0, share=0.5, past_same=4) | {"row": 102},
+        told("device", "category", observed_text="D 1", surprise=0.8, part=1.0, share=0.25) | {"row": 102},
         told("amount", "number", 9, 12, 80, surprise=9.0) | {"row": 104},  # not the peak of its case
         told("amount", "number", 9, 12, 80, surprise=NAN) | {"row": 103},
     ]
@@ -343,16 +390,23 @@ def test_reasons_of_the_peak_event_strongest_first() -> None:
             "high": pl.Float64,
             "median": pl.Float64,
             "likely": pl.List(pl.String),
+            "part": pl.Float64,
+            "share": pl.Float64,
+            "past_events": pl.Int64,
+            "past_same": pl.Int64,
         },
     )
     with_reasons = add_reasons(cases, explained)
-    assert with_reasons["fields"].to_list() == [[], ["channel", "count:1h", "amount"], [], []]
-    assert with_reasons["reasons"].to_list()[1] == [
-        "channel web, expected chip, 1 in 10,000",
-        "9 events in 1 h, expected 1-2, 1 in 1,000",
-        "amount 5,000, expected 12-80, 1 in 100",
+    assert with_reasons["fields"].to_list() == [[], ["amount", "channel", "count:1h"], ["recent past", "device"], []]
+    assert with_reasons["reasons"].to_list()[1:3] == [
+        [
+            "amount 5,000, expected 12-80, 1 in 100",
+            "channel web, expected chip, 1 in 10,000",
+            "9 events in 1 h, expected 1-2, 1 in 1,000",
+        ],
+        ["4 unusual events in the 2 d before, 1 in 100,000", "device D 1"],
     ]
-    assert add_reasons(cases, explained, most=1)["fields"].to_list()[1] == ["channel"]
+    assert add_reasons(cases, explained, most=1)["fields"].to_list()[1] == ["amount"]
     assert with_reasons.schema["reasons"] == pl.List(pl.String)
     assert add_reasons(cases.clear(), explained.clear()).schema == with_reasons.schema
     with pytest.raises(ParameterError, match="columns likely"):

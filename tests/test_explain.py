@@ -11,8 +11,9 @@ import pytest
 from oracles import UNTIDY_SCHEMA
 
 from anomaly.alerts import add_reasons
+from anomaly.breakdown import PAST
 from anomaly.detector import Detector
-from anomaly.explain import SCHEMA, expected_range, explain
+from anomaly.explain import SCHEMA, expected_range
 from anomaly.ingest import read_events
 
 Untidy = Callable[[float | None], Detector]
@@ -30,12 +31,12 @@ def test_there_is_one_row_for_each_event_and_field_that_says_something(
     assert dict(told.schema) == dict(SCHEMA)
     assert not told.select(pl.struct("row", "field").is_duplicated().any()).item()
     fields = [column.name for column in detector.models_[-1].fields.columns]
-    assert set(told["field"]) == set(fields)
+    assert set(told["field"]) == {*fields, PAST}
     assert set(told["row"]) == set(range(0, len(payments), 40))
     surprises = scores.unpivot(
         [name for name in scores.columns if name.startswith("field:")], index="row", variable_name="field"
     ).with_columns(pl.col("field").str.strip_prefix("field:"))
-    both = told.join(surprises, on=["row", "field"], how="left")
+    both = told.filter(pl.col("kind") != "past").join(surprises, on=["row", "field"], how="left")
     assert both["surprise"].equals(both["value"])
 
 
@@ -46,7 +47,7 @@ def test_what_was_observed_is_what_came_in(untidy_detector: Untidy, untidy: pl.D
     raw = oracles.raw_columns(events, UNTIDY_SCHEMA)
     at = {row: index for index, row in enumerate(frame["row"])}
     told = detector.explain(untidy, list(range(len(untidy))), detector.score(untidy))
-    for one in told.iter_rows(named=True):
+    for one in told.filter(pl.col("kind") != "past").iter_rows(named=True):
         index, field = at[one["row"]], one["field"]
         event = events[index]
         if one["kind"] in ("category", "flag"):
@@ -139,7 +140,7 @@ def test_the_range_of_one_field_is_that_of_its_explanation(
     frame = read_events(payments, detector.schema).frame
     model, encoder = detector.models_[-1], detector.encoder_
     ranges = expected_range(model, encoder, frame, rows, "amount").sort("row")
-    told = explain(model, encoder, frame, rows, scores).filter(field="amount").sort("row")
+    told = detector.explain(payments, rows, scores).filter(field="amount").sort("row")
     assert ranges["row"].to_list() == told["row"].to_list() == sorted(rows)
     for name in ("low", "high"):
         np.testing.assert_allclose(ranges[name], told[name])
