@@ -75,7 +75,9 @@ def test_the_parts_are_the_formula(detector: Detector, payments: pl.DataFrame, p
     mine = parts.filter(pl.col("row") == sequences.row[at])
     past = mine.filter(pl.col("detector") == PAST)
     np.testing.assert_allclose(past["part"].to_numpy().sum(), surprise * (total - own)[at] / total[at], rtol=1e-4)
-    np.testing.assert_allclose(past["part"].to_numpy() / past["part"].to_numpy().sum(), evidence[at] / evidence[at].sum(), rtol=1e-4)
+    np.testing.assert_allclose(
+        past["part"].to_numpy() / past["part"].to_numpy().sum(), evidence[at] / evidence[at].sum(), rtol=1e-4
+    )
     terms = scorer.combination.terms(errors, scorer.fields)
     statistic = sum(values[at].sum() for values in terms.values())
     np.testing.assert_allclose(statistic, scorer.combination.own(errors, scorer.fields)[at], rtol=1e-12)
