@@ -164,7 +164,7 @@ def odd_time(event: Mapping[str, Any], history: pl.DataFrame, before: pl.DataFra
     gap = (event["time"] - last).total_seconds()
     hours = before["time"].dt.hour().to_numpy() + before["time"].dt.minute().to_numpy() / 60.0
     away = np.abs((hours - event["time"].hour - event["time"].minute / 60.0 + 12.0) % 24.0 - 12.0)
-    quick = len(gaps) > 0 and gap <= np.quantile(gaps, QUICK)
+    quick = len(gaps) > 0 and gap < np.quantile(gaps, QUICK, method="lower")
     return bool(quick or gap >= SILENT_DAYS * 86400 or (away <= NIGHT).mean() <= NIGHT_SHARE)
 
 
@@ -267,9 +267,9 @@ median of his genuine ones so far, over all or in the category; a category, chan
 {SELDOM:.0%} of his genuine payments had; a place {FAR_KM:g} km or more from the last one; a gap among his shortest
 {QUICK:.0%}, or of {SILENT_DAYS:g} days, or an hour at which he hardly ever pays; for the recent past, an earlier
 payment of the same run within {RUN_DAYS:g} days, where the kind adds at least 1.5 payments a day to a customer's two.
-*First field*: the same of the first reason that is not the recent past. *The amount* is the trivial rule, always to name
-the amount; *at random* the share of the eight things that would count; *set* asks of the first reason only whether the kind
-sets it. The target is {target:g} of the first reason, for each kind. {verdict}
+*First field*: the same of the first reason that is not the recent past. *The amount* is the trivial rule, always to
+name the amount; *at random* the share of the eight things that would count; *set* asks of the first reason only
+whether the kind sets it. The target is {target:g} of the first reason, for each kind. {verdict}
 
 {table(head, rows)}
 

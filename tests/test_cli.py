@@ -223,6 +223,38 @@ def test_a_rehearsal_on_the_command_line(chain: Chain) -> None:
     assert "Budget of 50 cases a day" in shown.stdout and "new category" in shown.stdout and "noticed" in shown.stdout
 
 
+def test_one_event_is_explained(chain: Chain, here: Path) -> None:
+    scored = pl.read_parquet(chain.scores).sort("p_value")
+    event, row = scored["event_id"][0], scored["row"][0]
+    options = ("explain", chain.events, "--detector", chain.detector, "--scores", chain.scores, "--budget-per-day", "3")
+    told = done(*options, "--event", event, "--figure", here / "event.svg")
+    assert told["row"] == row and told["alerts"] is True and told["p_value"] == scored["p_value"][0]
+    assert sum(part["part"] for part in told["parts"]) == pytest.approx(scored["surprise"][0], abs=1e-9)
+    assert told["reasons"] and told["counterfactual"]["sentence"]
+    assert told["last_events"][-1]["event_id"] == event
+    assert told["figure"] == str(here / "event.svg")
+    assert "<svg" in (here / "event.svg").read_text(encoding="utf-8")[:500]
+    person = run(*options, "--row", str(row), "--figure", "event.png")
+    assert person.exit_code == 0, person.output
+    assert person.stdout.splitlines()[0] == told["summary"]
+    assert person.stdout.splitlines()[-1] == "event.png   the figure"
+    assert all(reason[:40] in person.stdout for reason in told["reasons"])
+    assert "What would have let it pass" in person.stdout and event in person.stdout
+    assert (here / "event.png").read_bytes().startswith(b"\x89PNG")
+    now = done("explain", chain.events, "--detector", chain.detector, "--event", event)
+    assert now["p_value"] == pytest.approx(told["p_value"], rel=1e-3)
+
+
+def test_what_cannot_be_explained_is_named(chain: Chain, here: Path) -> None:
+    options = ("explain", chain.events, "--detector", chain.detector, "--scores", chain.scores)
+    assert "Give either --event ID or --row N" in refused(*options)
+    assert "Give either --event ID or --row N" in refused(*options, "--row", "1", "--event", "E1")
+    assert "no accepted event E?" in refused(*options, "--event", "E?")
+    assert "has no score" in refused(*options, "--row", "0")
+    assert ".svg or .png" in refused(*options, "--row", "0", "--figure", "event.pdf")
+    assert "no such file" in refused(*options[:-1], here / "absent.parquet", "--row", "0")
+
+
 def test_a_report_by_cost_needs_the_share_of_fraud(chain: Chain, here: Path) -> None:
     options = ("--detector", chain.detector, "--since", SINCE)
     refused = run("report", chain.events, *options, "--alert-cost", "20")
