@@ -143,7 +143,7 @@ def truly_changed(event: Mapping[str, Any], history: pl.DataFrame) -> set[str]:
     before = history.filter((pl.col("time") < event["time"]) & ~pl.col("fraud"))
     if not len(before):
         return set(CHANGED[event["kind"]])
-    found = {name for name in CHANGED[event["kind"]] if name in before.columns and name != "amount"}
+    found = set(CHANGED[event["kind"]]) & set(SIMULATED_SCHEMA.categorical)
     found = {name for name in found if (before[name] == event[name]).mean() <= SELDOM}
     in_category = before.filter(pl.col("merchant_category") == event["merchant_category"])["amount"]
     usual = [float(values.median()) for values in (before["amount"], in_category) if len(values)]  # type: ignore[arg-type]
