@@ -211,7 +211,8 @@ def _surprises(
     threshold_p: float,
 ) -> None:
     line = -float(np.log10(threshold_p)) if 0 < threshold_p <= 1 else None
-    axes.set_ylim(0, 1.12 * float(np.nanmax(np.append(surprise, [1.0, line or 1.0]))))
+    top = float(np.nanmax(np.append(surprise, [1.0])))
+    axes.set_ylim(0, max(1.12 * top, 1.35 * (line or 0.0)))
     axes.yaxis.set_major_locator(MaxNLocator(3, integer=True))
     _labels(axes.yaxis, short_number)
     zero = np.zeros_like(surprise)

@@ -143,7 +143,7 @@ def truly_changed(event: Mapping[str, Any], history: pl.DataFrame) -> set[str]:
     before = history.filter((pl.col("time") < event["time"]) & ~pl.col("fraud"))
     if not len(before):
         return set(CHANGED[event["kind"]])
-    found = {name for name in CHANGED[event["kind"]] if name in before.columns and name != "amount"}
+    found = set(CHANGED[event["kind"]]) & set(SIMULATED_SCHEMA.categorical)
     found = {name for name in found if (before[name] == event[name]).mean() <= SELDOM}
     in_category = before.filter(pl.col("merchant_category") == event["merchant_category"])["amount"]
     usual = [float(values.median()) for values in (before["amount"], in_category) if len(values)]  # type: ignore[arg-type]
@@ -164,7 +164,7 @@ def odd_time(event: Mapping[str, Any], history: pl.DataFrame, before: pl.DataFra
     gap = (event["time"] - last).total_seconds()
     hours = before["time"].dt.hour().to_numpy() + before["time"].dt.minute().to_numpy() / 60.0
     away = np.abs((hours - event["time"].hour - event["time"].minute / 60.0 + 12.0) % 24.0 - 12.0)
-    quick = len(gaps) > 0 and gap <= np.quantile(gaps, QUICK)
+    quick = len(gaps) > 0 and gap < np.quantile(gaps, QUICK, method="lower")
     return bool(quick or gap >= SILENT_DAYS * 86400 or (away <= NIGHT).mean() <= NIGHT_SHARE)
 
 

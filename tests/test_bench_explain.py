@@ -42,9 +42,9 @@ def test_what_counts_is_set_and_unlike_the_customer() -> None:
     assert truly_changed(same, history(same)) == set()
     far = fraud("impossible_travel", 1.0, latitude=40.0, amount=41.0, device_id="D9")
     assert truly_changed(far, history(far)) == {"place", "amount", "time"}  # this kind sets no device
-    later = fraud("impossible_travel", 24.0, merchant_id="M2")
+    later = fraud("impossible_travel", 25.0, merchant_id="M2")  # a day after the other
     assert truly_changed(later, history(far, later)) == {"merchant_id", PAST}
-    slow = fraud("slow_drip", 24.0, channel="online")
+    slow = fraud("slow_drip", 25.0, channel="online")
     assert truly_changed(slow, history(far, slow)) == {"channel"}  # nor does this one set the pace
     night = fraud("account_takeover", 40.0, device_id="D9", merchant_category="travel", amount=39.0)
     assert truly_changed(night, history(night)) == {"device_id", "merchant_category", "time"}
