@@ -17,8 +17,8 @@ from polars.testing import assert_frame_equal
 from typer.testing import CliRunner
 
 from anomaly.cli import app
-from anomaly.comparison import HEADS, UNSUPERVISED, Compared, Comparison, World, fraud_of, read_label_table
-from anomaly.comparison_measures import METRICS
+from anomaly.comparison import HEADS, Compared, Comparison, World, fraud_of, read_label_table
+from anomaly.comparison_measures import METRICS, UNSUPERVISED
 from anomaly.errors import InputError, ParameterError
 from anomaly.evaluation import average_precision, roc_auc, rule_amount
 from anomaly.history import as_seconds
@@ -94,7 +94,7 @@ def test_folds_without_fraud_and_no_fold_are_refused(world: tuple[pl.DataFrame, 
     events, labels = world
     with pytest.raises(ParameterError, match="folds must be at least 1, got 0"):
         Comparison(schema=SIMULATED_SCHEMA, folds=0).run(events, labels["fraud"])
-    with pytest.raises(InputError, match="scored events hold 0 frauds.*fewer folds"):
+    with pytest.raises(InputError, match=r"scored events hold 0 frauds.*fewer folds"):
         Comparison(schema=SIMULATED_SCHEMA, since=SINCE, folds=400).run(events, labels["fraud"])
 
 

@@ -21,6 +21,7 @@ NEEDS_HANDBOOK = pytest.mark.skipif(
     not HANDBOOK.exists(), reason="the Fraud Detection Handbook's payments are not here"
 )
 FIRST = TRAINED_FROM[0]
+SLOW = ("forest", "xgboost", "unsupervised")
 
 
 def made(customers: int = 60, terminals: int = 30) -> pl.DataFrame:
@@ -141,7 +142,7 @@ def test_from_the_file_to_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     data, reports = tmp_path / "small.parquet", tmp_path / "reports"
     table = made()
     table.write_parquet(data)
-    few = {name: scorer for name, scorer in handbook_compare.scorers().items() if name not in ("forest", "xgboost")}
+    few = {name: scorer for name, scorer in handbook_compare.scorers().items() if name not in SLOW}
     few["oracle"] = lambda payments, split: payments.fraud[split.test].astype(float)  # one more entry is all it takes
     monkeypatch.setattr(handbook_compare, "scorers", lambda seed, n_jobs: few)  # noqa: ARG005 - forests take long
     assert handbook_compare.main([str(data), "--reports", str(reports)]) == 0
