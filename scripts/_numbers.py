@@ -159,7 +159,7 @@ def file_to_report(
 
 
 def write_numbers(folder: Path, command: str, figures: Mapping[str, float]) -> Path:
-    """Write ``numbers.json`` into `folder`, whole or not at all.
+    """Write ``numbers.json`` into `folder`, whole or not at all; what `merge_numbers` put there stays.
 
     Parameters
     ----------
@@ -175,7 +175,11 @@ def write_numbers(folder: Path, command: str, figures: Mapping[str, float]) -> P
     ValueError
         If a name is not of that form, or a figure is NaN or infinite.
     """
-    return _write(folder, _content(command, figures))
+    content, old = _content(command, figures), _read(folder)
+    if parts := old.get("parts"):
+        kept = {name: value for name, value in old["figures"].items() if name.split(".")[0] in parts}
+        content |= {"parts": parts, "figures": dict(sorted({**content["figures"], **kept}.items()))}
+    return _write(folder, content)
 
 
 def merge_numbers(folder: Path, part: str, command: str, figures: Mapping[str, float]) -> Path:
@@ -192,9 +196,7 @@ def merge_numbers(folder: Path, part: str, command: str, figures: Mapping[str, f
     strangers = sorted(name for name in figures if not name.startswith(f"{part}."))
     if strangers:
         raise ValueError(f"figure {strangers[0]!r}: expected a name that begins with {part}.")
-    path = folder / "numbers.json"
-    old = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    made = _content(command, figures)
+    old, made = _read(folder), _content(command, figures)
     merged = {name: value for name, value in old.get("figures", {}).items() if not name.startswith(f"{part}.")}
     merged |= made.pop("figures")
     content = {key: old.get(key, made[key]) for key in ("command", "commit", "machine")}
@@ -214,6 +216,11 @@ def _content(command: str, figures: Mapping[str, float]) -> dict[str, Any]:
         "machine": machine(),
         "figures": {name: _rounded(figures[name]) for name in sorted(figures)},
     }
+
+
+def _read(folder: Path) -> dict[str, Any]:
+    path = folder / "numbers.json"
+    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else {}
 
 
 def _write(folder: Path, content: Mapping[str, Any]) -> Path:

@@ -12,6 +12,7 @@ import numpy as np
 import polars as pl
 import pytest
 from _environment import ROOT
+from _handbook_detector import unsupervised
 from _handbook_protocol import DAY, EPOCH, FEATURES, MEASURES, TRAINED_FROM, Payments, Split
 
 from anomaly.evaluation import average_precision, card_precision_at_k, roc_auc
@@ -21,6 +22,7 @@ NEEDS_HANDBOOK = pytest.mark.skipif(
     not HANDBOOK.exists(), reason="the Fraud Detection Handbook's payments are not here"
 )
 FIRST = TRAINED_FROM[0]
+SLOW = ("forest", "xgboost", "unsupervised")
 
 
 def made(customers: int = 60, terminals: int = 30) -> pl.DataFrame:
@@ -136,12 +138,31 @@ def test_a_scorer_learns_from_the_training_labels_alone(payments: Payments) -> N
     assert (scorer(blind, split) != score).any()
 
 
+def test_the_detector_reads_no_label_and_nothing_that_is_tested(payments: Payments) -> None:
+    """It is fitted once for all splits; with every label turned over, and other weeks from then on, it is the same."""
+    splits = [protocol.long_split(payments), protocol.fold(payments, FIRST)]
+    scorer = unsupervised(hidden=4, epochs=1)
+    scores = [scorer(payments, split) for split in splits]
+    both = np.isin(splits[0].test, splits[1].test)
+    np.testing.assert_array_equal(scores[0][both], scores[1])  # one fit
+    assert np.isfinite(scores[0]).all()
+    early = payments.day[splits[0].test] == payments.day[splits[0].test].min()
+    later = payments.day > payments.day[splits[0].test].min()
+    turned = payments.events.with_columns(
+        TX_FRAUD=pl.Series(~payments.fraud).cast(pl.Int8),
+        TX_AMOUNT=pl.when(pl.Series(later)).then(pl.col("TX_AMOUNT") * 3 + 1).otherwise("TX_AMOUNT"),
+    )
+    again = unsupervised(hidden=4, epochs=1)(Payments(turned), splits[0])
+    np.testing.assert_allclose(again[early], scores[0][early], rtol=1e-9)
+    assert (again[~early] != scores[0][~early]).any()
+
+
 def test_from_the_file_to_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("sklearn", reason="sklearn (extra baselines) is not installed")
     data, reports = tmp_path / "small.parquet", tmp_path / "reports"
     table = made()
     table.write_parquet(data)
-    few = {name: scorer for name, scorer in handbook_compare.scorers().items() if name not in ("forest", "xgboost")}
+    few = {name: scorer for name, scorer in handbook_compare.scorers().items() if name not in SLOW}
     few["oracle"] = lambda payments, split: payments.fraud[split.test].astype(float)  # one more entry is all it takes
     monkeypatch.setattr(handbook_compare, "scorers", lambda seed, n_jobs: few)  # noqa: ARG005 - forests take long
     assert handbook_compare.main([str(data), "--reports", str(reports)]) == 0
@@ -161,6 +182,9 @@ def test_from_the_file_to_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert figures["handbook.oracle.auc"] == figures["long.oracle.ap"] == figures["long.oracle.s2.auc"] == 1
     assert figures["long.logistic.s2.auc"] > 0.8 > 0.6 > figures["long.amount.s2.auc"]  # past fraud at the terminal
     first, long = splits[0], protocol.long_split(payments)
+    day, card, fraud = (values[long.test] for values in (payments.day, payments.card, payments.fraud))
+    every = card_precision_at_k(day, card, payments.rules["ratio"][long.test], fraud, 100, drop_detected=False)
+    assert figures["long.ratio.cp100"] == pytest.approx(every, rel=1e-4)
     for prefix, split in (("handbook.rows", first), ("long.rows", long)):
         assert figures[f"{prefix}.train"] == len(split.train)
         assert figures[f"{prefix}.test_frauds"] == payments.fraud[split.test].sum()
