@@ -347,6 +347,7 @@ class Detector:
             fitted=self.fitted_,
             settings=self._settings(),
             versions=versions(),
+            quarantine=self.quarantine_,
         )
         write_report(report_data(source, title=title, command=command), Path(path))
         return cases
