@@ -15,6 +15,7 @@ from scipy import stats
 from anomaly.alerts import add_reasons, number_text
 from anomaly.calibration import TailCalibrator
 from anomaly.casework import familiarity, field_columns, linked_entities, similar_events
+from anomaly.drift import drift
 from anomaly.ingest import Events, utc_time
 from anomaly.report import CaseTimeline, ReportData
 from anomaly.schema import Schema
@@ -46,6 +47,8 @@ class Source:
         Shown as they are.
     quarantine : float
         Seconds until an event is in the models' memory.
+    held : DataFrame, optional
+        ``entity, time, surprise`` of the events that calibrated the detector.
     breakdown : callable, optional
         Input rows -> frame ``row, detector, field, part, share``: parts that add up to each event's surprise.
     counterfactual : callable, optional
@@ -63,6 +66,7 @@ class Source:
     settings: Mapping[str, str]
     versions: Mapping[str, str]
     quarantine: float = 0.0
+    held: pl.DataFrame | None = None
     breakdown: Callable[[Sequence[int]], pl.DataFrame] | None = None
     counterfactual: Callable[[Sequence[int]], pl.DataFrame] | None = None
 
@@ -91,6 +95,7 @@ def report_data(source: Source, *, title: str, command: str | None) -> ReportDat
         timelines=timelines(source, decided),
         calibration=pl.DataFrame(source.fitted["check"]),
         histories={name: pl.DataFrame(run["history"]) for name, run in source.fitted["runs"].items()},
+        drift=drift(source.events.frame, scores, source.schema, source.held),
         quality=quality(source),
         rejects=rejects(source.events.rejects),
         notes=source.events.notes,
