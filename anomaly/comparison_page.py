@@ -22,7 +22,8 @@ from anomaly.comparison_figures import STYLES, average_precisions, folds, label_
 from anomaly.comparison_measures import UNSUPERVISED
 from anomaly.figures import Figure, svg_text
 from anomaly.files import whole_file
-from anomaly.report import _cut, _day, _environment, _pairs, _printable, _source
+from anomaly.report import _environment, _pairs, _source
+from anomaly.wording import cut, day, printable
 
 __all__ = ["PAGE", "render_comparison", "write_comparison_page"]
 
@@ -141,9 +142,9 @@ def render_comparison(
     page = _environment().get_template("comparison.html.j2").render(
         policy="default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'",
         style=Markup(f"{_source('report.css')}\n{_source('comparison.css')}"),
-        title=_cut(title, _NAME),
-        created=f"{_day(moment)}, {moment:%H:%M} {moment.tzname() or ''}".strip(),
-        sentence=_cut(compared.sentence, _SENTENCE),
+        title=cut(title, _NAME),
+        created=f"{day(moment)}, {moment:%H:%M} {moment.tzname() or ''}".strip(),
+        sentence=cut(compared.sentence, _SENTENCE),
         tiles=_tiles(facts),
         figures=_figures(compared),
         scorers=[(words(name), needs) for name, needs in compared.table.select("scorer", "labels").iter_rows()],
@@ -154,9 +155,9 @@ def render_comparison(
         windows=_windows(facts["windows"]),
         delay=number_text(facts["label_delay_days"]),
         budget=f"{facts['budget_per_day']:,}",
-        notes=[_cut(note, _SENTENCE) for note in compared.notes],
+        notes=[cut(note, _SENTENCE) for note in compared.notes],
         settings=_pairs({} if asked is None else _settings(asked)),
-        command=_printable(command or ""),
+        command=printable(command or ""),
     )  # fmt: skip
     return page.encode("utf-8", "replace").decode()  # half a surrogate pair, which UTF-8 cannot hold, becomes "?"
 
@@ -317,6 +318,6 @@ def _windows(windows: Sequence[Mapping[str, Any]]) -> list[list[str]]:
     rows = []
     for number, one in enumerate(windows, 1):
         begin, end = (datetime.fromtimestamp(float(np.floor(one[name])), UTC) for name in ("begin", "end"))
-        moments = [f"{_day(moment)} {moment:%H:%M}" for moment in (begin, end)]
+        moments = [f"{day(moment)} {moment:%H:%M}" for moment in (begin, end)]
         rows.append([str(number), *moments, *(f"{one[name]:,}" for name in counts)])
     return rows

@@ -364,9 +364,17 @@ class Detector:
             fitted=self.fitted_,
             settings=self._settings(),
             versions=versions(),
+            quarantine=self.quarantine_,
+            held=self._held(),
         )
         write_report(report_data(source, title=title, command=command), Path(path))
         return cases
+
+    def _held(self) -> pl.DataFrame:
+        """Entity, time and surprise of the events that calibrated the detector."""
+        held = self.holdout_
+        surprise = -np.log10(np.maximum(held.p, 1e-300))
+        return pl.DataFrame({"entity": self.known_[held.entity].tolist(), "time": held.time, "surprise": surprise})
 
     def save(self, folder: Path | str) -> Path:
         """Write the fitted detector into `folder` (manifest and safetensors, no pickle), in one step."""

@@ -14,14 +14,17 @@ from scipy import stats
 
 from anomaly.alerts import add_reasons, number_text
 from anomaly.calibration import TailCalibrator
-from anomaly.ingest import Events
+from anomaly.casework import familiarity, field_columns, linked_entities, similar_events
+from anomaly.drift import drift
+from anomaly.ingest import Events, utc_time
 from anomaly.report import CaseTimeline, ReportData
 from anomaly.schema import Schema
 from anomaly.thresholds import Budget, Threshold
 
-TOP_CASES = 12  # cases with details of their own
-CONTEXT_EVENTS = 8  # events before a case that its table shows, and at most as many of a long case after its first
-TABLE_EVENTS = 40
+TOP_CASES = 100  # cases with details of their own
+CONTEXT_EVENTS = 3  # events before a case that its table shows
+TABLE_EVENTS = 20  # events of a case that its table shows
+DRAWN_BEFORE, DRAWN_EVENTS = 40, 64  # events of a timeline: at most so many before the case, and in all
 LEVELS = np.logspace(-4, 0, 13)
 _KEY, _LOW, _HIGH = "\x1fentity", "\x1flow", "\x1fhigh"  # unlike any column of the user's
 
@@ -42,6 +45,14 @@ class Source:
         What the detector says of its fit: counts, times, training runs, calibration check.
     settings, versions : mapping of str to str
         Shown as they are.
+    quarantine : float
+        Seconds until an event is in the models' memory.
+    held : DataFrame, optional
+        ``entity, time, surprise`` of the events that calibrated the detector.
+    breakdown : callable, optional
+        Input rows -> frame ``row, detector, field, part, share``: parts that add up to each event's surprise.
+    counterfactual : callable, optional
+        Input rows -> frame ``row, sentence``: what would have passed.
     """
 
     schema: Schema
@@ -54,6 +65,10 @@ class Source:
     fitted: Mapping[str, Any]
     settings: Mapping[str, str]
     versions: Mapping[str, str]
+    quarantine: float = 0.0
+    held: pl.DataFrame | None = None
+    breakdown: Callable[[Sequence[int]], pl.DataFrame] | None = None
+    counterfactual: Callable[[Sequence[int]], pl.DataFrame] | None = None
 
 
 def report_data(source: Source, *, title: str, command: str | None) -> ReportData:
@@ -74,10 +89,14 @@ def report_data(source: Source, *, title: str, command: str | None) -> ReportDat
         threshold_text=source.rule.describe(),
         score_histogram=score_histogram(scores["surprise"], decided),
         alerts_per_day=alerts_per_day(scores, cases, decided),
-        cases=cases,
+        cases=cases.join(
+            scores.select(pl.col("row").alias("peak_row"), "status"), on="peak_row", how="left", maintain_order="left"
+        ),
         timelines=timelines(source, decided),
         calibration=pl.DataFrame(source.fitted["check"]),
         histories={name: pl.DataFrame(run["history"]) for name, run in source.fitted["runs"].items()},
+        drift=drift(source.events.frame, scores, source.schema, source.held),
+        quality=quality(source),
         rejects=rejects(source.events.rejects),
         notes=source.events.notes,
         budget_per_day=source.rule.per_day if isinstance(source.rule, Budget) else None,
@@ -187,46 +206,139 @@ def rejects(frame: pl.DataFrame) -> pl.DataFrame:
     )
 
 
+def quality(source: Source) -> pl.DataFrame:
+    """What is missing among the scored events, and how many have which status: ``what, events, share``."""
+    scores, schema = source.scores, source.schema
+    names = [*(field.name for field in schema.numeric), *schema.categorical]
+    holes = {f"without {name}": int(scores[name].null_count()) for name in names}
+    statuses = {f"status {name}": int(n) for name, n in sorted(scores["status"].value_counts().iter_rows())}
+    counts = {**{what: n for what, n in holes.items() if n}, **statuses}
+    rows = [(what, n, n / max(len(scores), 1)) for what, n in counts.items()]
+    return pl.DataFrame(rows, schema={"what": pl.String, "events": pl.Int64, "share": pl.Float64}, orient="row")
+
+
+# ---- the details of the top cases ------------------------------------------------------------------------------------
 def timelines(source: Source, decided: NDArray[np.bool_]) -> dict[int, CaseTimeline]:
-    """Details of the top cases: the entity's scored events, with what was expected at each."""
+    """Details of the top cases: the entity's events up to the case's end, with what was expected at each."""
     top = source.cases.head(TOP_CASES)
     if not len(top):
         return {}
-    scores = source.scores.with_columns(alerting=pl.Series(decided))
-    frame = source.events.frame
-    entity_of = frame.select("row", pl.col("entity").alias(_KEY))
-    chosen = entity_of.filter(pl.col("row").is_in(top["peak_row"].implode()))
-    entities = dict(chosen.iter_rows())
-    wanted = entity_of.filter(pl.col(_KEY).is_in(list(entities.values())))
-    told = wanted.join(scores, on="row", how="inner").sort("time", "row")
+    told = _told(source, decided, top["peak_row"])
+    owner = dict(told.filter(pl.col("row").is_in(top["peak_row"].implode())).select("row", "entity").iter_rows())
+    histories = {key: part for (key,), part in told.group_by("entity", maintain_order=True)}
+    spans = {case["case"]: _span(histories[owner[case["peak_row"]]], case) for case in top.iter_rows(named=True)}
+    views = {case["case"]: (case, histories[owner[case["peak_row"]]]) for case in top.iter_rows(named=True)}
+    rows = pl.concat([history["row"].slice(*spans[n].drawn) for n, (_, history) in views.items()]).unique().sort()
     value = source.schema.numeric[0].name if source.schema.numeric else None
-    if value is not None:
-        band = source.expected(told["row"].to_list(), value).select(
-            "row", pl.col("low").alias(_LOW), pl.col("high").alias(_HIGH)
+    band = None if value is None else source.expected(rows.to_list(), value).unique("row")
+    tables = {n: history.slice(*spans[n].table) for n, (_, history) in views.items()}
+    reasons = _reasons(source, pl.concat(list(tables.values())))
+    scored = source.events.frame.filter(pl.col("row").is_in(source.scores["row"].implode()))
+    links = linked_entities(scored, source.cases, source.schema, TOP_CASES)
+    parts, sentences = _told_of_peaks(source, top["peak_row"])
+    found = {}
+    for n, (case, history) in views.items():
+        drawn = _drawn(history.slice(*spans[n].drawn), case, source, band)
+        found[n] = CaseTimeline(
+            entity=case["entity"],
+            value_name=value or "",
+            events=_event_table(tables[n], reasons, source.schema),
+            known=spans[n].last + 1,
+            similar=similar_events(history, spans[n].peak, spans[n].first, source.schema),
+            linked=links.filter(pl.col("case") == n),
+            parts=parts.filter(pl.col("row") == case["peak_row"]),
+            counterfactual=sentences.get(case["peak_row"], ""),
+            money_since=_money_since(history, spans[n], source.schema),
+            **drawn,
         )
-        told = told.join(band, on="row", how="left", maintain_order="left")
-    shown = {
-        case["case"]: _case_events(told.filter(pl.col(_KEY) == entities[case["peak_row"]]), case)
-        for case in top.iter_rows(named=True)
-    }
-    reasons = _reasons(source, pl.concat(list(shown.values())))
-    return {
-        case["case"]: _timeline(
-            case["entity"],
-            told.filter(pl.col(_KEY) == entities[case["peak_row"]]),
-            value,
-            _event_table(shown[case["case"]], reasons, source.schema),
-        )
-        for case in top.iter_rows(named=True)
-    }
+    return found
 
 
-def _case_events(history: pl.DataFrame, case: Mapping[str, Any]) -> pl.DataFrame:
-    """The events of a case and a few before it."""
-    position = pl.int_range(pl.len())
-    inside = history.with_columns(position=position).filter(pl.col("row").is_in(case["rows"]))["position"]
-    first, last = int(inside.min()), int(inside.max())  # type: ignore[arg-type]
-    return history.slice(max(0, first - CONTEXT_EVENTS), min(TABLE_EVENTS, last - max(0, first - CONTEXT_EVENTS) + 1))
+@dataclass(frozen=True)
+class _Span:
+    """Where a case lies in its entity's history: first and last alerting event, the strangest, and what is shown."""
+
+    first: int
+    last: int
+    peak: int
+    drawn: tuple[int, int]
+    table: tuple[int, int]
+
+
+def _told(source: Source, decided: NDArray[np.bool_], peaks: pl.Series) -> pl.DataFrame:
+    """Whole histories of the entities of the peak events, with what was said of each event, in order of time."""
+    said = source.scores.select("row", "surprise", "status", pl.Series("alerting", decided))
+    frame = source.events.frame
+    keys = frame.filter(pl.col("row").is_in(peaks.implode()))["entity"].unique()
+    gap = pl.col("time").diff().over("entity")
+    return (
+        frame.filter(pl.col("entity").is_in(keys.implode()))
+        .join(said, on="row", how="left", maintain_order="left")
+        .with_columns(
+            pl.col("alerting").fill_null(value=False),
+            gap.alias("gap"),
+            *(familiarity(f"c:{name}").alias(f"k:{name}") for name in source.schema.categorical),
+        )
+    )
+
+
+def _span(history: pl.DataFrame, case: Mapping[str, Any]) -> _Span:
+    rows = history["row"]
+    inside = rows.is_in(pl.Series(case["rows"]).implode()).arg_true()
+    first, last = int(inside[0]), int(inside[-1])
+    before = max(DRAWN_BEFORE // 4, min(DRAWN_BEFORE, DRAWN_EVENTS - (last + 1 - first)))
+    start = max(0, first - before)
+    stop = min(last + 1, start + DRAWN_EVENTS)
+    context = max(0, first - CONTEXT_EVENTS)
+    peak = int((rows == case["peak_row"]).arg_max() or 0)
+    return _Span(first, last, peak, (start, stop - start), (context, min(TABLE_EVENTS, last + 1 - context)))
+
+
+def _drawn(history: pl.DataFrame, case: Mapping[str, Any], source: Source, band: pl.DataFrame | None) -> dict[str, Any]:
+    """What a timeline draws: arrays over its events."""
+    schema = source.schema
+
+    def column(name: str) -> NDArray[np.float64]:
+        return history[name].cast(pl.Float64).fill_null(float("nan")).to_numpy()
+
+    time = history["time"].to_numpy()
+    start, end = case["start"].timestamp(), case["end"].timestamp()
+    arrays: dict[str, Any] = {
+        "time": np.rint(time * 1e6).astype(np.int64).astype("datetime64[us]"),
+        "value": None,
+        "surprise": column("surprise"),
+        "alerting": history["alerting"].to_numpy(),
+        "inside": (time >= start - 1e-3) & (time <= end + 1e-3),
+        "remembered": time < start - source.quarantine if source.quarantine else None,
+        "gap": column("gap"),
+        "strips": {name: history[f"k:{name}"].to_numpy() for name in schema.categorical},
+    }
+    if band is not None:
+        known = history.select("row").join(band, on="row", how="left", maintain_order="left")
+        arrays["low"], arrays["high"] = (known[name].fill_null(float("nan")).to_numpy() for name in ("low", "high"))
+        arrays["value"] = column(f"n:{schema.numeric[0].name}")
+    if schema.place is not None:
+        arrays["latitude"], arrays["longitude"] = column("p:latitude"), column("p:longitude")
+    return arrays
+
+
+def _told_of_peaks(source: Source, peaks: pl.Series) -> tuple[pl.DataFrame, dict[int, str]]:
+    """Parts of each peak event's surprise, the largest first, and what would have passed."""
+    rows = peaks.unique(maintain_order=True).to_list()
+    parts = pl.DataFrame(schema={"row": pl.Int64, "part": pl.String, "share": pl.Float64})
+    if source.breakdown is not None:
+        name = pl.concat_str([pl.col(c).fill_null("") for c in ("detector", "field", "part")], separator=" · ")
+        found = source.breakdown(rows).select("row", name.str.strip_chars(" ·").alias("part"), "share")
+        parts = found.sort("row", pl.col("share").abs(), descending=[False, True], maintain_order=True)
+    if source.counterfactual is None:
+        return parts, {}
+    told = source.counterfactual(rows).select("row", "sentence").drop_nulls()
+    return parts, dict(told.unique("row", keep="first", maintain_order=True).iter_rows())
+
+
+def _money_since(history: pl.DataFrame, span: _Span, schema: Schema) -> float:
+    name = money_field(schema)
+    return float("nan") if name is None else float(history[f"n:{name}"].slice(span.first).sum())
 
 
 def _reasons(source: Source, events: pl.DataFrame) -> pl.DataFrame:
@@ -237,23 +349,6 @@ def _reasons(source: Source, events: pl.DataFrame) -> pl.DataFrame:
 
 
 def _event_table(events: pl.DataFrame, reasons: pl.DataFrame, schema: Schema) -> pl.DataFrame:
-    names = [*(field.name for field in schema.numeric), *schema.categorical]
     joined = events.join(reasons, on="row", how="left", maintain_order="left")
-    return joined.select("row", "time", *names, "status", "surprise", "alerting", "reasons")
-
-
-def _timeline(entity: str, history: pl.DataFrame, value: str | None, table: pl.DataFrame) -> CaseTimeline:
-    def column(name: str) -> NDArray[np.float64]:
-        return history[name].cast(pl.Float64).fill_null(float("nan")).to_numpy()
-
-    return CaseTimeline(
-        entity=entity,
-        time=history["time"].dt.replace_time_zone(None).to_numpy(),
-        value=None if value is None else column(value),
-        value_name=value or "",
-        surprise=column("surprise"),
-        alerting=history["alerting"].to_numpy(),
-        events=table,
-        low=None if value is None else column(_LOW),
-        high=None if value is None else column(_HIGH),
-    )
+    fields = field_columns(schema)
+    return joined.select("row", utc_time().alias("time"), *fields, "status", "surprise", "alerting", "reasons")

@@ -6,17 +6,19 @@ In the style of `anomaly.figures`, as a file of its own. Nothing is computed her
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 from numpy.typing import NDArray
 
 from anomaly.errors import ParameterError
 from anomaly.event_story import EventStory
 from anomaly.figures import (
+    _TEXT,
     ACCENT,
     ALERT,
     INK,
@@ -27,9 +29,7 @@ from anomaly.figures import (
     _figure,
     _labels,
     _segments,
-    _text,
     _time_axis,
-    _value_scale,
     short_number,
     svg_text,
 )
@@ -253,3 +253,26 @@ def _drawable(text: str, most: int) -> str:
     """Text from the data: of characters that the font has, and short."""
     line = "".join(c if c == "\n" or (c.isprintable() and ord(c) < DRAWABLE) else "?" for c in text)
     return line if len(line) <= most else f"{line[: most - 1]}…"
+
+
+def _text(axes: Axes, x: float, y: float, text: str, **style: Any) -> None:
+    """Write a short fixed text inside the panel; x and y in shares of it."""
+    style = {"color": MUTED, "fontsize": _TEXT, "fontfamily": "DejaVu Sans", "transform": axes.transAxes, **style}
+    axes.text(x, y, text, parse_math=False, **style)
+
+
+def _value_scale(axes: Axes, values: Floats) -> None:
+    """Set the value axis: from zero, or logarithmic when positive values differ more than a hundredfold."""
+    values = values[np.isfinite(values)]
+    low, high = (float(values.min()), float(values.max())) if len(values) else (0.0, 1.0)
+    if low > 0 and high > 100 * low:
+        axes.set_yscale("log")
+        axes.set_ylim(low / 1.6, high * 1.6)
+        axes.yaxis.set_major_locator(LogLocator(numticks=5))
+        axes.yaxis.set_minor_locator(NullLocator())
+    else:
+        low, high = min(low, 0.0), max(high, 0.0)
+        pad = 0.08 * ((high - low) or 1.0)
+        axes.set_ylim(low - pad, high + pad)
+        axes.yaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
+    _labels(axes.yaxis, short_number)

@@ -36,7 +36,6 @@ __all__ = [
     "MONTHS",
     "alerts_per_day",
     "calibration_check",
-    "case_timeline",
     "one_in",
     "score_distribution",
     "short_number",
@@ -50,8 +49,7 @@ Floats = NDArray[np.float64]
 INK, MUTED, LINE, ACCENT, ALERT = "#1b1f24", "#5b6570", "#dfe3e8", "#2f6db3", "#c2410c"
 _VARIABLES = {INK: "--ink", MUTED: "--muted", LINE: "--line", ACCENT: "--accent", ALERT: "--alert"}
 
-WIDE, NARROW, TIMELINE = (560, 230), (380, 230), (620, 260)
-_LEFT = 64  # px left of a timeline, room for a label that is enlarged for a phone
+WIDE, NARROW = (560, 230), (380, 230)
 _TEXT = 12.0
 # strftime would follow the machine's language.
 MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
@@ -61,7 +59,6 @@ _TICK_SECONDS = (  # neighbours differ at most by 2.5, so that a range never fal
     3 * _HOUR, 6 * _HOUR, 12 * _HOUR, _DAY, 2 * _DAY, 4 * _DAY, 7 * _DAY, 14 * _DAY,
 )  # fmt: skip
 _YEARS = 900  # days of an axis from which its ticks are years
-_ZOOM_BELOW = 0.2  # a case shorter than this share of its history gets a panel of its own
 _SVG = "{http://www.w3.org/2000/svg}"
 
 
@@ -135,19 +132,9 @@ def _axes(figure: Figure, left: float, top: float, right: float, bottom: float) 
     return axes
 
 
-def _text(axes: Axes, x: float, y: float, text: str, **style: Any) -> None:
-    """Write a short fixed text inside the panel; x and y in shares of it."""
-    style = {"color": MUTED, "fontsize": _TEXT, "fontfamily": "DejaVu Sans", "transform": axes.transAxes, **style}
-    axes.text(x, y, text, parse_math=False, **style)
-
-
 def _days(time: NDArray[np.datetime64]) -> Floats:
     """Days since 1970, the unit of matplotlib's time axes."""
     return np.asarray(time, "datetime64[us]").astype(np.int64) / 86_400e6
-
-
-def _largest(values: Floats, least: float) -> float:
-    return float(np.max(values[np.isfinite(values)], initial=least))
 
 
 def _labels(axis: Any, write: Callable[[float], str]) -> None:
@@ -192,23 +179,6 @@ def _segments(axes: Axes, x: Floats, low: Floats, high: Floats, **style: Any) ->
     path = Path(ends, np.tile([Path.MOVETO, Path.LINETO], len(ends) // 2))
     path.should_simplify = False  # simplifying would drop the dots
     axes.add_artist(PathPatch(path, fill=False, **{"capstyle": "round", **style}))
-
-
-def _value_scale(axes: Axes, values: Floats) -> None:
-    """Set the value axis: from zero, or logarithmic when positive values differ more than a hundredfold."""
-    values = values[np.isfinite(values)]
-    low, high = (float(values.min()), float(values.max())) if len(values) else (0.0, 1.0)
-    if low > 0 and high > 100 * low:
-        axes.set_yscale("log")
-        axes.set_ylim(low / 1.6, high * 1.6)
-        axes.yaxis.set_major_locator(LogLocator(numticks=5))
-        axes.yaxis.set_minor_locator(NullLocator())
-    else:
-        low, high = min(low, 0.0), max(high, 0.0)
-        pad = 0.08 * ((high - low) or 1.0)
-        axes.set_ylim(low - pad, high + pad)
-        axes.yaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
-    _labels(axes.yaxis, short_number)
 
 
 # ---- the figures ----------------------------------------------------------------------------------------------------
@@ -325,142 +295,6 @@ def training_curves(epoch: NDArray[Any], train_loss: Floats, valid_loss: Floats)
     _labels(axes.xaxis, lambda value: f"{value:.0f}")
     _labels(axes.yaxis, lambda value: f"{value:.4g}")
     return figure
-
-
-def case_timeline(
-    time: NDArray[np.datetime64],
-    value: Floats | None,
-    surprise: Floats,
-    alerting: NDArray[np.bool_],
-    *,
-    low: Floats | None = None,
-    high: Floats | None = None,
-    window: tuple[np.datetime64, np.datetime64] | None = None,
-    threshold_p: float = float("nan"),
-) -> Figure:
-    """Draw an entity's events over time: the value above, the surprise below, alerting events marked.
-
-    When the case fills only a small part of the time, a second panel shows it alone.
-
-    Parameters
-    ----------
-    time : ndarray of datetime64, shape (n,)
-        Not decreasing; shown as it is, without a change of zone.
-    value : ndarray of shape (n,), optional
-        The value to follow, such as the amount; NaN = missing.
-    surprise : ndarray of shape (n,)
-        -log10 p of each event; NaN = no statement.
-    alerting : ndarray of bool, shape (n,)
-        The events that alert; drawn as diamonds.
-    low, high : ndarray of shape (n,), optional
-        Range in which the value was expected, drawn behind each event.
-    window : (start, end), optional
-        The case, shaded; from the first to the last alerting event if not given.
-    threshold_p : float
-        The alert line; NaN = none.
-    """
-    figure = _figure(TIMELINE)
-    days = _days(time)
-    marked = np.asarray(alerting, bool)
-    case = days[marked] if window is None else _days(np.array(window))
-    for left, right, (first, last), ticks in _panels(days, case):
-        inside = (days >= first) & (days <= last)
-        panels = [_axes(figure, left, 26 if value is None else 184, right, 30)]
-        _surprise_row(panels[0], days, np.asarray(surprise, np.float64), marked, inside, threshold_p)
-        if value is not None:
-            panels.append(_axes(figure, left, 26, right, 92))
-            _value_row(panels[1], days, np.asarray(value, np.float64), marked, inside, low, high)
-        for axes in panels:
-            _time_axis(axes, first, last, ticks)
-            _alert_window(axes, case, last - first)
-            axes.tick_params(labelbottom=axes is panels[0], labelleft=left == _LEFT)
-        _text(panels[-1], 0, 1, _span_text(last - first), va="bottom")
-    return figure
-
-
-def _panels(days: Floats, case: Floats) -> list[tuple[float, float, tuple[float, float], int]]:
-    """Return (left margin, right margin, (first, last day), most ticks) of each panel."""
-    if not len(days):
-        return [(_LEFT, 12, (0.0, 1.0), 5)]
-    pad = max(0.03 * float(days[-1] - days[0]), 1 / 1440)
-    whole = (float(days[0]) - pad, float(days[-1]) + pad)
-    if not len(case):
-        return [(_LEFT, 12, whole, 5)]
-    first, last = float(case[0]), float(case[-1])
-    pad = max(0.12 * (last - first), 5 / 1440)
-    near = (first - pad, last + pad)
-    if near[1] - near[0] > _ZOOM_BELOW * (whole[1] - whole[0]):
-        return [(_LEFT, 12, whole, 5)]
-    return [(_LEFT, 236, whole, 3), (400, 12, near, 3)]
-
-
-def _span_text(days: float) -> str:
-    """Say how much time a panel covers.
-
-    >>> [_span_text(d) for d in (60.2, 1.5, 0.1, 0.004)]
-    ['60 days', '36 hours', '2.4 hours', '6 minutes']
-    """
-    for size, unit in ((1.0, "days"), (1 / 24, "hours")):
-        if days >= 2 * size:
-            return f"{days / size:.0f} {unit}" if days >= 10 * size else f"{days / size:.2g} {unit}"
-    return f"{max(days * 1440, 1):.0f} minutes"
-
-
-def _alert_window(axes: Axes, case: Floats, span: float) -> None:
-    if len(case):
-        least = 0.008 * span  # narrow enough to be exact, wide enough to be seen
-        axes.axvspan(float(case[0]) - least, float(case[-1]) + least, color=ALERT, alpha=0.1, linewidth=0)
-
-
-def _value_row(
-    axes: Axes,
-    days: Floats,
-    value: Floats,
-    marked: NDArray[np.bool_],
-    inside: NDArray[np.bool_],
-    low: Floats | None,
-    high: Floats | None,
-) -> None:
-    """Draw the values of one panel over their expected ranges; the scale is that of all values, in every panel."""
-    top = 3 * _largest(np.abs(value), 0.0)
-    if low is not None and high is not None:
-        bottom, ceiling = np.asarray(low, np.float64), np.asarray(high, np.float64)
-        # A range far wider than every value would flatten the values: it is cut at the edge of the figure instead.
-        _value_scale(axes, np.concatenate([value, bottom[bottom > 0], ceiling[ceiling < top]]))
-        floor, roof = axes.get_ylim()
-        _segments(axes, days[inside], np.clip(bottom, floor, roof)[inside], np.clip(ceiling, floor, roof)[inside],
-                  edgecolor=MUTED, linewidth=5, alpha=0.28, capstyle="butt")  # fmt: skip
-    else:
-        _value_scale(axes, value)
-    plain = inside & ~marked
-    _segments(axes, days[plain], value[plain], value[plain], edgecolor=ACCENT, linewidth=5)
-    _diamonds(axes, days[inside & marked], value[inside & marked])
-
-
-def _surprise_row(
-    axes: Axes,
-    days: Floats,
-    surprise: Floats,
-    marked: NDArray[np.bool_],
-    inside: NDArray[np.bool_],
-    threshold_p: float,
-) -> None:
-    line = -float(np.log10(threshold_p)) if 0 < threshold_p <= 1 else None
-    top = max(_largest(surprise, 1.0), line or 1.0) * 1.12
-    axes.set_ylim(0, top)
-    axes.yaxis.set_major_locator(FixedLocator([] if line is None else [line]))
-    _labels(axes.yaxis, lambda _: "alert")
-    zero = np.zeros_like(surprise)
-    for chosen, colour, width in ((inside & ~marked, ACCENT, 2), (inside & marked, ALERT, 2.5)):
-        _segments(axes, days[chosen], zero[chosen], surprise[chosen], edgecolor=colour, linewidth=width,
-                  capstyle="butt")  # fmt: skip
-    if line is not None:
-        axes.grid(False)
-        axes.axhline(line, color=INK, linewidth=1.2, dashes=(4, 3))
-
-
-def _diamonds(axes: Axes, x: Floats, y: Floats) -> None:
-    axes.plot(x, y, linestyle="none", marker="D", markersize=6.5, color=ALERT, markeredgewidth=0)
 
 
 # ---- SVG ------------------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Report: values -> one self-contained HTML page. Nothing is computed here; values are formatted and laid out.
+"""Report: values -> one self-contained HTML page, PDF or Markdown text. Nothing is computed here, only laid out.
 
 The page opens from disk and asks the network for nothing: style, script and figures stand inside it, and its own
 Content-Security-Policy forbids every connection and every script but the one whose hash it names. All text that comes
@@ -11,7 +11,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import os
-import unicodedata
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime
@@ -26,14 +26,17 @@ from markupsafe import Markup
 from numpy.typing import NDArray
 
 from anomaly import figures
-from anomaly.figures import MONTHS, one_in
+from anomaly.case_figures import case_figure, case_map
+from anomaly.casework import LIKENESS
+from anomaly.figures import one_in
 from anomaly.files import whole_file
+from anomaly.wording import NAME, SENTENCE, cells, cut, day, hours, local, plural, printable
 
 __all__ = ["CaseTimeline", "ReportData", "render", "write_report"]
 
-_NAME, _SENTENCE = 80, 240  # characters of a name and of a sentence before they are cut
 _MOST_CASES = 1000  # rows of the table of cases; the page says so when there are more
-_MOST_EVENTS = 250  # events in one timeline; the page says so when there are more
+_HEADING = 24  # characters of a heading in the table
+_OPEN = 3  # cases whose details are open at first
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,28 @@ class CaseTimeline:
         String). Times with a zone are shown in the report's zone; all else is shown as text.
     low, high : ndarray of shape (n,), or None
         Range in which each value was expected, in the value's unit; NaN = not known.
+    inside, remembered : ndarray of bool, shape (n,), or None
+        Events from the case's first alert to its last, and events that were in the models' memory when it began; the
+        others were in quarantine. None: from the case's times, and all.
+    gap : ndarray of shape (n,), or None
+        Seconds since the previous event of the entity; NaN = none. None: from `time`.
+    strips : mapping of str to ndarray of int8, shape (n,)
+        Category -> how familiar each value was; see `anomaly.case_figures.case_figure`.
+    latitude, longitude : ndarray of shape (n,), or None
+        Degrees, NaN = missing.
+    known : int
+        Events of the entity in all, up to the case's end; 0 = as many as are drawn.
+    similar : DataFrame
+        Earlier events like the strangest one, ready to show, the most alike first; numbers in [0, 1] under the heading
+        `anomaly.casework.LIKENESS`.
+    linked : DataFrame
+        Columns of `anomaly.casework.linked_entities`.
+    parts : DataFrame
+        ``part`` (text), ``share`` (Float64): what adds up to the surprise.
+    counterfactual : str
+        What would have passed, in a sentence; "" if not known.
+    money_since : float
+        What all the entity's events since the first alert are worth, alerting or not; NaN = not known.
     """
 
     entity: str
@@ -71,6 +96,18 @@ class CaseTimeline:
     events: pl.DataFrame
     low: NDArray[np.float64] | None = None
     high: NDArray[np.float64] | None = None
+    inside: NDArray[np.bool_] | None = None
+    remembered: NDArray[np.bool_] | None = None
+    gap: NDArray[np.float64] | None = None
+    strips: Mapping[str, NDArray[np.int8]] = field(default_factory=dict)
+    latitude: NDArray[np.float64] | None = None
+    longitude: NDArray[np.float64] | None = None
+    known: int = 0
+    similar: pl.DataFrame = field(default_factory=pl.DataFrame)
+    linked: pl.DataFrame = field(default_factory=pl.DataFrame)
+    parts: pl.DataFrame = field(default_factory=pl.DataFrame)
+    counterfactual: str = ""
+    money_since: float = float("nan")
 
 
 @dataclass(frozen=True)
@@ -96,15 +133,20 @@ class ReportData:
     score_histogram : (edges (B + 1,), counts of all events (B,), counts of alerting events (B,))
         On surprise = -log10 p.
     alerts_per_day : DataFrame
-        day (Date), cases; further columns are not shown.
+        day (Date), cases, and optionally money; further columns are not shown.
     cases : DataFrame
-        The table of `anomaly.alerts.build_cases`, with reasons; ranked.
+        The table of `anomaly.alerts.build_cases`, with reasons; ranked. Optionally ``status`` (that of the strangest
+        event) and ``fields`` (names of the fields in the reasons), to filter by.
     timelines : mapping of int to CaseTimeline
         Case number -> details, for the top cases; shown in this order.
     calibration : DataFrame
         nominal, observed, low, high: stated p-values and the observed shares on held-out events.
     histories : mapping of str to DataFrame
         Model -> epoch, train_loss, valid_loss.
+    drift : DataFrame
+        Columns of `anomaly.drift.drift`.
+    quality : DataFrame
+        what, events, share: missing fields and statuses of the scored events.
     rejects : DataFrame
         reason, rows, example.
     notes : sequence of str
@@ -131,6 +173,8 @@ class ReportData:
     timelines: Mapping[int, CaseTimeline] = field(default_factory=dict)
     calibration: pl.DataFrame = field(default_factory=pl.DataFrame)
     histories: Mapping[str, pl.DataFrame] = field(default_factory=dict)
+    drift: pl.DataFrame = field(default_factory=pl.DataFrame)
+    quality: pl.DataFrame = field(default_factory=pl.DataFrame)
     rejects: pl.DataFrame = field(default_factory=pl.DataFrame)
     notes: Sequence[str] = ()
     budget_per_day: float | None = None
@@ -166,7 +210,8 @@ def render(data: ReportData) -> str:
         One HTML document, without any address to load from.
     """
     environment = _environment()
-    script, style = (_source(name) for name in ("report.js", "report.css"))
+    script = _source("report.js")
+    style = "\n".join(_source(name) for name in ("report.css", "cases.css", "small.css"))
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     rows = _case_rows(data)
     by_case = {row["case"]: row for row in rows}
@@ -175,25 +220,32 @@ def render(data: ReportData) -> str:
         "form-action 'none'",
         style=Markup(style),
         script=Markup(script),
-        title=_cut(data.title, _NAME),
-        created=f"{_day(data.created)}, {data.created:%H:%M} {data.created.tzname() or ''}".strip(),
-        threshold_text=_cut(data.threshold_text, 4 * _SENTENCE),
-        summary=[(_cut(label, _NAME), _cut(text, _NAME)) for label, text in data.summary.items()],
+        title=cut(data.title, NAME),
+        created=f"{day(data.created)}, {data.created:%H:%M} {data.created.tzname() or ''}".strip(),
+        threshold_text=cut(data.threshold_text, 4 * SENTENCE),
+        summary=[(cut(label, NAME), cut(text, NAME)) for label, text in data.summary.items()],
         figures=_overview_figures(data),
+        health=_health_figures(data),
+        drift=_drift(data.drift),
+        quality=[
+            (cut(what, NAME), f"{n:,}", f"{share:.2%}")
+            for what, n, share in _rows(data.quality, "what", "events", "share")
+        ],
         rows=rows,
+        **_filters(rows),
         n_cases=data.cases.height,
         has_money=any(row["money"] for row in rows),
-        money_name=_cut(data.money_name, _NAME),
+        money_name=cut(data.money_name, _HEADING),
         zone=data.time_zone,
-        details=[_detail(data, case, timeline, by_case.get(case)) for case, timeline in data.timelines.items()],
+        details=_details(data, by_case),
         rejects=[
-            (_cut(reason, _SENTENCE), int(n), _cut(example, _SENTENCE))
+            (cut(reason, SENTENCE), int(n), cut(example, SENTENCE))
             for reason, n, example in _rows(data.rejects, "reason", "rows", "example")
         ],
-        notes=[_cut(note, 4 * _SENTENCE) for note in data.notes],
+        notes=[cut(note, 4 * SENTENCE) for note in data.notes],
         settings=_pairs(data.settings),
         versions=_pairs(data.versions),
-        command=_printable(data.command or ""),
+        command=printable(data.command or ""),
     )
     return page.encode("utf-8", "replace").decode()  # half a surrogate pair, which UTF-8 cannot hold, becomes "?"
 
@@ -216,64 +268,12 @@ def _source(name: str) -> str:
 
 
 # ---- text -----------------------------------------------------------------------------------------------------------
-def _cut(value: object, most: int) -> str:
-    r"""Return text on one line without control characters, at most `most` characters, an ellipsis where it was cut.
-
-    >>> _cut("a\x00b  c", 9), _cut("0123456789", 6), _cut(None, 6)
-    ('a�b c', '01234…', '')
-    """
-    text = "" if value is None else str(value)[: 20 * most]
-    text = " ".join(_printable(text).split())
-    return text if len(text) <= most else text[: most - 1].rstrip("\u200d ") + "…"
-
-
-def _printable(text: str) -> str:
-    return "".join("\ufffd" if unicodedata.category(c) == "Cc" and not c.isspace() else c for c in text)
-
-
 def _pairs(items: Mapping[str, str]) -> list[tuple[str, str]]:
-    return [(_cut(label, _NAME), _cut(text, _SENTENCE)) for label, text in items.items()]
-
-
-def _day(moment: date) -> str:
-    return f"{moment.day} {MONTHS[moment.month - 1]} {moment.year}"
-
-
-def _hours(start: datetime, end: datetime) -> str:
-    """Return the time from start to end, with the later day's date if it is another one."""
-    if end.date() != start.date():
-        return f"{start:%H:%M} – {end.day} {MONTHS[end.month - 1]} {end:%H:%M}"
-    return f"{start:%H:%M} – {end:%H:%M}" if f"{end:%H:%M}" != f"{start:%H:%M}" else f"{start:%H:%M}"
-
-
-def _number(value: float) -> str:
-    """Return a number with separators and up to four decimals.
-
-    >>> _number(1234.5), _number(3.0), _number(float("nan"))
-    ('1,234.5', '3', '')
-    """
-    text = "" if value != value else f"{value:,.4f}".rstrip("0").rstrip(".")
-    return "0" if text == "-0" else text
-
-
-def _rarity(surprise: float) -> str:
-    """Surprise -> "1 in n"; the power stays where a float can hold it."""
-    return one_in(10.0 ** -min(surprise, 300.0))
-
-
-def _plural(n: int, word: str) -> str:
-    return f"{n:,} {word}" if n == 1 else f"{n:,} {word}s"
+    return [(cut(label, NAME), cut(text, SENTENCE)) for label, text in items.items()]
 
 
 def _rows(frame: pl.DataFrame, *columns: str) -> Iterable[tuple[Any, ...]]:
     return frame.select(columns).iter_rows() if frame.height else ()
-
-
-def _local(times: pl.Series, zone: str) -> pl.Series:
-    """Return times, UTC unless they say otherwise, as the clock of `zone` showed them."""
-    if times.dtype == pl.Datetime and times.dtype.time_zone is None:  # type: ignore[attr-defined]
-        times = times.dt.replace_time_zone("UTC")
-    return times.dt.convert_time_zone(zone).dt.replace_time_zone(None)
 
 
 # ---- figures --------------------------------------------------------------------------------------------------------
@@ -287,6 +287,13 @@ def _overview_figures(data: ReportData) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
     if data.alerts_per_day.height:
         found.append(_day_figure(data.alerts_per_day, data.budget_per_day))
+        if "money" in data.alerts_per_day.columns and data.money_name:
+            found.append(_money_figure(data.alerts_per_day, cut(data.money_name, NAME)))
+    return found
+
+
+def _health_figures(data: ReportData) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = []
     edges, every, alerting = data.score_histogram
     if len(every):
         keys = [("", "events"), ("alert", "alerting events")]
@@ -297,7 +304,7 @@ def _overview_figures(data: ReportData) -> list[dict[str, Any]]:
             "scores", "wide", "How strange the events are",
             "Events by rarity; the axis upward is logarithmic.",
             keys,
-            f"Histogram of {_plural(int(np.sum(every)), 'event')} by rarity on a logarithmic count axis, "
+            f"Histogram of {plural(int(np.sum(every)), 'event')} by rarity on a logarithmic count axis, "
             f"{int(np.sum(alerting)):,} of them alerting"
             + (f"; alert line at {one_in(data.threshold_p)}." if 0 < data.threshold_p <= 1 else "."),
         ))  # fmt: skip
@@ -317,7 +324,7 @@ def _overview_figures(data: ReportData) -> list[dict[str, Any]]:
 
 def _day_figure(per_day: pl.DataFrame, budget: float | None) -> dict[str, Any]:
     days, cases = per_day["day"].cast(pl.Date), per_day["cases"].to_numpy()
-    first, last = (_day(d) for d in (days.min(), days.max()) if isinstance(d, date))
+    first, last = (day(d) for d in (days.min(), days.max()) if isinstance(d, date))
     keys = [("", "cases that start on the day")]
     if budget is not None:
         keys += [("alert", "above the budget"), ("dashed ink", f"budget: {budget:,g} per day")]
@@ -328,13 +335,22 @@ def _day_figure(per_day: pl.DataFrame, budget: float | None) -> dict[str, Any]:
     return _figure(figure, "days", "wide", "Cases per day", f"{first} – {last}", keys, label)
 
 
-def _training_figure(number: int, model: str, history: pl.DataFrame) -> dict[str, Any]:
-    name = _cut(model, _NAME)
+def _money_figure(per_day: pl.DataFrame, name: str) -> dict[str, Any]:
+    days, money = per_day["day"].cast(pl.Date), per_day["money"].cast(pl.Float64).fill_nan(0.0).to_numpy()
+    most = int(np.argmax(money))
+    figure = figures.alerts_per_day(days.to_numpy(), money)
+    label = f"Bars: {name} in the cases that start on the day; most on {day(days[most])}, {money[most]:,.0f}."
+    lead = f"{name} of the alerting events, by the day on which their case starts."
+    return _figure(figure, "money", "wide", "Money at risk per day", lead, [("", name)], label)
+
+
+def _training_figure(at: int, model: str, history: pl.DataFrame) -> dict[str, Any]:
+    name = cut(model, NAME)
     columns = (history[column].cast(pl.Float64).to_numpy() for column in ("epoch", "train_loss", "valid_loss"))
     figure = figures.training_curves(*columns)
-    return _figure(figure, f"training-{number}", "narrow", f"Training: {name}", "Loss by epoch; lower is better.",
+    return _figure(figure, f"training-{at}", "narrow", f"Training: {name}", "Loss by epoch; lower is better.",
                    [("line", "held-out events"), ("dashed", "training events")],
-                   f"Training and held-out loss of {name} over {_plural(history.height, 'epoch')}.")  # fmt: skip
+                   f"Training and held-out loss of {name} over {plural(history.height, 'epoch')}.")  # fmt: skip
 
 
 # ---- cases ----------------------------------------------------------------------------------------------------------
@@ -343,18 +359,18 @@ def _case_rows(data: ReportData) -> list[dict[str, Any]]:
     shown = data.cases.head(_MOST_CASES)
     if not shown.height:
         return []
-    starts, ends = (_local(shown[name], data.time_zone) for name in ("start", "end"))
+    starts, ends = (local(shown[name], data.time_zone) for name in ("start", "end"))
     widest = max(float(shown["surprise"].max()), 1e-9)  # type: ignore[arg-type]
     amounts = shown["money"].cast(pl.Float64).fill_nan(None).to_list()
-    decimals = 0 if all(amount is None or amount % 1 == 0 for amount in amounts) else 2
+    decimals = _decimals(amounts)
     rows = []
     for case, start, end, money in zip(shown.iter_rows(named=True), starts, ends, amounts, strict=True):
         rows.append({
             "case": case["case"],
-            "entity": _cut(case["entity"], _NAME) or "(empty)",
+            "entity": cut(case["entity"], NAME) or "(empty)",
             "detail": case["case"] in data.timelines,
-            "day": _day(start),
-            "hours": _hours(start, end),
+            "day": day(start),
+            "hours": hours(start, end),
             "window": (start, end),
             "start": f"{case['start'].timestamp():.0f}",
             "alerts": case["alerts"],
@@ -363,73 +379,165 @@ def _case_rows(data: ReportData) -> list[dict[str, Any]]:
             "share": f"{100 * case['surprise'] / widest:.0f}",
             "money": "" if money is None else f"{money:,.{decimals}f}",
             "money_sort": "" if money is None else f"{money:.2f}",
-            "reasons": [_cut(reason, _SENTENCE) for reason in case.get("reasons") or ()],
+            "status": cut(case.get("status") or "", NAME),
+            "fields": [cut(name, NAME) for name in case.get("fields") or ()],
+            "reasons": [cut(reason, SENTENCE) for reason in case.get("reasons") or ()],
         })  # fmt: skip
     return rows
 
 
+def _filters(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
+    """What the table can be filtered by: the statuses, and the fields that are reasons, the commonest first."""
+    fields = Counter(name for row in rows for name in row["fields"])
+    statuses = Counter(row["status"] for row in rows if row["status"])
+    named = {"fields": fields, "statuses": statuses}
+    return {what: [name for name, _ in counts.most_common()] for what, counts in named.items()}
+
+
+def _decimals(amounts: Iterable[float | None]) -> int:
+    return 0 if all(amount is None or amount % 1 == 0 for amount in amounts) else 2
+
+
+def _details(data: ReportData, rows: Mapping[int, Mapping[str, Any]]) -> list[dict[str, Any]]:
+    numbers = list(data.timelines)
+    found = []
+    for before, case, after in zip([None, *numbers], numbers, [*numbers[1:], None], strict=False):
+        around = {"before": before, "after": after, "open": case in numbers[:_OPEN]}
+        found.append({**_detail(data, case, data.timelines[case], rows.get(case)), **around})
+    return found
+
+
 def _detail(data: ReportData, case: int, timeline: CaseTimeline, row: Mapping[str, Any] | None) -> dict[str, Any]:
-    local = _local(pl.Series(timeline.time.astype("datetime64[us]")), data.time_zone).to_numpy()
-    window = None if row is None else (np.datetime64(row["window"][0], "us"), np.datetime64(row["window"][1], "us"))
-    part = _drawn(local, timeline.alerting, window)
-    time, alerting = local[part], timeline.alerting[part]
-    value, low, high = (None if v is None else v[part] for v in (timeline.value, timeline.low, timeline.high))
-    figure = figures.case_timeline(time, value, timeline.surprise[part], alerting, low=low, high=high, window=window,
-                                   threshold_p=data.threshold_p)  # fmt: skip
-    name = _cut(timeline.value_name, _NAME)
-    first, last = (_day(moment) for moment in time[[0, -1]].tolist()) if len(time) else ("", "")
+    time = local(pl.Series(timeline.time.astype("datetime64[us]")), data.time_zone).to_numpy()
+    name = cut(timeline.value_name, NAME)
+    valued = timeline.value is not None
     keys = [("dot", "event"), ("diamond", "alerting event")]
-    if low is not None and high is not None and value is not None:
+    if timeline.low is not None and timeline.high is not None and valued:
         keys.append(("band", "expected range"))
+    if timeline.remembered is not None and not timeline.remembered.all():
+        keys.append(("quarantine", "not yet in the models' memory"))
+    if timeline.strips:
+        keys += [("line usual", "usual"), ("line seen", "seen before"), ("line new", "first time")]
+    since = timeline.money_since
     return {
         "case": case,
-        "entity": _cut(timeline.entity, _NAME) or "(empty)",
+        "entity": cut(timeline.entity, NAME) or "(empty)",
         "row": row,
-        "value_name": name if value is not None else "",
+        "value_name": name if valued else "",
         "legend": [*keys, ("span", "the case"), ("dashed ink", "alert line")],
-        "svg": Markup(figures.svg_text(
-            figure, prefix=f"case-{case}-figure",
-            label=f"Timeline of case {case}: {_plural(len(time), 'event')} from {first} to {last}, "
-            f"{int(alerting.sum()):,} alerting" + (f"; {name} above, rarity below." if value is not None else "."),
-        )),
-        "cut": f"{len(time):,} of {len(local):,} events are drawn: the case and those before it."
-        if len(time) < len(local) else "",
-        "events": _event_table(timeline, data.time_zone),
+        "strips": [(chr(ord("a") + at), cut(name, NAME)) for at, name in enumerate(timeline.strips)],
+        "svg": _timeline_figure(data, case, timeline, row, time),
+        "map": _map(case, timeline),
+        "cut": f"{len(time):,} of {timeline.known:,} events are drawn: the case and those before it."
+        if len(time) < timeline.known else "",
+        "money_since": "" if since != since else f"{since:,.{_decimals([since])}f}",
+        "parts": _parts(timeline.parts),
+        "counterfactual": cut(timeline.counterfactual, SENTENCE),
+        "events": _table(timeline.events, timeline.value_name, data.time_zone),
+        "similar": _table(timeline.similar, timeline.value_name, data.time_zone),
+        "linked": _linked(timeline.linked, data),
     }  # fmt: skip
 
 
-def _drawn(time: NDArray[np.datetime64], alerting: NDArray[np.bool_],
-           window: tuple[np.datetime64, np.datetime64] | None) -> slice:  # fmt: skip
-    """Return which events a timeline holds: all, or if they are too many the case's last and those before it."""
-    if len(time) <= _MOST_EVENTS:
-        return slice(None)
-    case = alerting if window is None else alerting & (time >= window[0]) & (time <= window[1])
-    stop = int(np.flatnonzero(case)[-1]) + 1 + _MOST_EVENTS // 20 if case.any() else len(time)
-    return slice(max(0, min(stop, len(time)) - _MOST_EVENTS), min(stop, len(time)))
+def _timeline_figure(data: ReportData, case: int, timeline: CaseTimeline, row: Mapping[str, Any] | None,
+                     time: NDArray[np.datetime64]) -> Markup:  # fmt: skip
+    inside, gap = timeline.inside, timeline.gap
+    if inside is None and row is not None:
+        first, last = (np.datetime64(moment, "us") for moment in row["window"])
+        inside = (time >= first) & (time <= last)
+    if gap is None:
+        gap = np.concatenate([[np.nan], np.diff(time).astype(np.float64) / 1e6])[: len(time)]
+    span = [day(moment) for moment in time[[0, -1]].tolist()] if len(time) else ["", ""]
+    threshold = data.threshold_p
+    return Markup(case_figure(
+        time, timeline.value, timeline.surprise, timeline.alerting, low=timeline.low, high=timeline.high,
+        inside=timeline.alerting if inside is None else inside,
+        remembered=np.ones(len(time), bool) if timeline.remembered is None else timeline.remembered,
+        gap=gap, strips=list(timeline.strips.values()),
+        alert_line=-float(np.log10(threshold)) if 0 < threshold <= 1 else float("nan"),
+        label=f"Timeline of case {case}: {plural(len(time), 'event')} from {span[0]} to {span[1]}, "
+        f"{int(timeline.alerting.sum()):,} alerting; from above"
+        + (" the value," if timeline.value is not None else "")
+        + " the time since the previous event, the rarity"
+        + (" and how usual the categories are." if timeline.strips else "."),
+    ))  # fmt: skip
 
 
-def _event_table(timeline: CaseTimeline, zone: str) -> dict[str, Any]:
-    """Return headings (name, to the right?) and rows (alerting?, cells) of a case's events."""
-    events = timeline.events
+def _map(case: int, timeline: CaseTimeline) -> Markup | None:
+    latitude, longitude = timeline.latitude, timeline.longitude
+    if latitude is None or longitude is None or not (np.isfinite(latitude) & np.isfinite(longitude)).any():
+        return None
+    label = f"Map of case {case}: the places of its entity's events, the alerting ones marked and joined."
+    return Markup(case_map(latitude, longitude, timeline.alerting, label=label))
+
+
+def _parts(parts: pl.DataFrame) -> dict[str, Any] | None:
+    """Bars of what adds up to the surprise, and their sum."""
+    if not parts.height:
+        return None
+    shares = parts["share"].cast(pl.Float64).to_list()
+    most = max(max(map(abs, shares)), 1e-9)
+    bars = [
+        (cut(name, NAME), f"{share:.2f}", f"{100 * abs(share) / most:.0f}", share < 0)
+        for name, share in zip(parts["part"], shares, strict=True)
+    ]
+    return {"bars": bars, "sum": f"{sum(shares):.2f}"}
+
+
+def _linked(linked: pl.DataFrame, data: ReportData) -> list[dict[str, Any]]:
+    found = []
+    for link in linked.iter_rows(named=True):
+        names = [
+            (cut(name, NAME) or "(empty)", other if other in data.timelines else None)
+            for name, other in zip(link["names"], link["cases"], strict=True)
+        ]
+        found.append({
+            "field": cut(link["field"], NAME),
+            "value": cut(link["value"], NAME),
+            "told": f"{link['entities']:,} other {'entity' if link['entities'] == 1 else 'entities'}, "
+            f"{link['expected']:.2g} by chance",
+            "names": names,
+            "more": link["entities"] - len(names),
+        })  # fmt: skip
+    return found
+
+
+def _table(events: pl.DataFrame, value_name: str, zone: str) -> dict[str, Any]:
+    """Return headings (name, to the right?) and rows (alerting?, cells) of a table of events."""
     marks = events["alerting"].to_list() if "alerting" in events.columns else [False] * events.height
     heads: list[tuple[str, str]] = []
     columns: list[list[str]] = []
     for column in events.drop("alerting", strict=False).get_columns():
-        right = column.dtype.is_numeric() or column.name == timeline.value_name
-        heads.append(({"surprise": "rarity"}.get(column.name, _cut(column.name, _NAME)),
-                      "number" if right else "text" if column.name == "reasons" else ""))  # fmt: skip
-        columns.append(_cells(column, zone))
+        right = column.dtype.is_numeric() or column.name == value_name
+        told = {"surprise": "rarity", LIKENESS: "likeness"}.get(column.name, cut(column.name, NAME))
+        heads.append((told, "n" if right else "t" if column.name == "reasons" else ""))
+        alike = column.name == LIKENESS
+        columns.append([f"{share:.0%}" for share in column] if alike else cells(column, zone))
     return {"heads": heads, "rows": list(zip(marks, zip(*columns, strict=True), strict=True)) if columns else []}
 
 
-def _cells(column: pl.Series, zone: str) -> list[str]:
-    if column.dtype == pl.Datetime:
-        return ["" if t is None else f"{_day(t)} {t:%H:%M:%S}" for t in _local(column, zone)]
-    values = column.to_list()
-    if column.name == "surprise":
-        return ["" if v is None else _rarity(v) for v in values]
-    if column.dtype.is_float():
-        return ["" if v is None else _number(v) for v in values]
-    if column.dtype == pl.List:
-        return [_cut("; ".join(map(str, v or ())), _SENTENCE) for v in values]
-    return [_cut(v, _SENTENCE if column.name == "reasons" else _NAME) for v in values]
+# ---- health ---------------------------------------------------------------------------------------------------------
+def _drift(frame: pl.DataFrame) -> dict[str, Any] | None:
+    """Weeks as columns, fields as rows, each cell with its numbers as text."""
+    if not frame.height:
+        return None
+    weeks = frame["week"].unique().sort().to_list()
+    rows = []
+    for (name,), part in frame.group_by("field", maintain_order=True):
+        by_week = {row["week"]: row for row in part.iter_rows(named=True)}
+        rows.append((cut(name, NAME), [_drift_cell(by_week.get(week)) for week in weeks]))
+    flagged = frame.filter("flagged")
+    return {
+        "weeks": [day(week) for week in weeks],
+        "rows": rows,
+        "told": "No drift: no week differs by much from the history."
+        if not flagged.height else f"{plural(flagged.height, 'cell')} marked: the model may be out of date there.",
+    }  # fmt: skip
+
+
+def _drift_cell(row: Mapping[str, Any] | None) -> dict[str, Any]:
+    if row is None or row["psi"] is None:
+        return {"psi": "–", "ks": "", "level": 0, "flagged": False, "events": 0 if row is None else row["events"]}
+    level = int(row["psi"] >= 0.1) + int(row["psi"] >= 0.2)
+    ks = "" if row["ks"] is None else f"{row['ks']:.2f}"
+    return {"psi": f"{row['psi']:.2f}", "ks": ks, "level": level, "flagged": row["flagged"], "events": row["events"]}

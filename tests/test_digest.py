@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from datetime import date
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,16 @@ import pytest
 
 from anomaly.detector import Detector
 from anomaly.digest import (
+    CONTEXT_EVENTS,
+    DRAWN_BEFORE,
+    DRAWN_EVENTS,
     TABLE_EVENTS,
     TOP_CASES,
     Source,
     alerts_per_day,
     calibration_check,
     money_field,
+    quality,
     rejects,
     report_data,
     score_histogram,
@@ -49,6 +54,7 @@ def source_of(detector: Detector, table: pl.DataFrame, *, since: str | None = No
         fitted=detector.fitted_,
         settings={"Seed": "0"},
         versions={"anomaly": "0"},
+        quarantine=2 * 86_400.0,
     )
 
 
@@ -92,16 +98,27 @@ def test_a_timeline_is_of_the_entity_of_its_case_and_of_no_other(source: Source,
     assert set(data.timelines) == set(list(cases)[:TOP_CASES])
     for number, timeline in data.timelines.items():
         case = cases[number]
-        mine = source.scores.filter(customer_id=case["entity"]).sort("time", "row")
+        mine = source.events.frame.filter(entity=case["entity"]).sort("time", "row")
+        mine = mine.join(source.scores.select("row", "surprise"), on="row", how="left", maintain_order="left")
+        last = mine["row"].to_list().index(case["rows"][-1]) + 1
+        n = len(timeline.time)
+        first = last - n if len(case["rows"]) < n else mine["row"].to_list().index(case["rows"][0]) - DRAWN_BEFORE // 4
+        mine = mine.head(last).slice(max(first, 0), n)
         assert timeline.entity == case["entity"]
-        assert timeline.time.tolist() == mine["time"].dt.replace_time_zone(None).to_numpy().tolist()
+        assert timeline.known == last
+        assert n == min(last, n) <= DRAWN_EVENTS
         assert timeline.value is not None
-        assert timeline.value.tolist() == mine["amount"].to_list()
-        assert timeline.surprise.tolist() == mine["surprise"].to_list()
+        assert timeline.value.tolist() == mine["n:amount"].to_list()
+        np.testing.assert_array_equal(timeline.surprise, mine["surprise"].fill_null(np.nan).to_numpy())
         assert timeline.value_name == "amount"
         assert (timeline.low <= timeline.high).all()  # type: ignore[operator]
+        assert timeline.inside is not None and timeline.inside[timeline.alerting].any()
+        assert timeline.remembered is not None
+        assert not (timeline.remembered & timeline.inside).any()  # no event of a case is in the memory that judged it
+        old = timeline.time < np.datetime64(case["start"].replace(tzinfo=None) - timedelta(days=2), "us")
+        assert timeline.remembered.tolist() == old.tolist()
         inside = timeline.events.filter(pl.col("row").is_in(case["rows"]))
-        assert len(inside) == min(len(case["rows"]), TABLE_EVENTS)
+        assert min(len(case["rows"]), TABLE_EVENTS - CONTEXT_EVENTS) <= len(inside) <= len(case["rows"])
         assert inside["alerting"].all()
         assert inside["reasons"].null_count() == 0
         assert source.scores.filter(pl.col("row").is_in(timeline.events["row"].implode()))[
@@ -251,9 +268,12 @@ def test_columns_of_any_name_are_shown_as_what_they_are(names: tuple[str, ...]) 
     source = source_of(detector, table, budget_per_day=0.5)
     data = report_data(source, title="t", command=None)
     assert len(data.timelines)
-    expected = source.expected(source.scores["row"].to_list(), numbers[0])
-    for timeline in data.timelines.values():
+    expected = source.expected(source.events.frame["row"].to_list(), numbers[0])
+    cases = {case["case"]: case for case in source.cases.iter_rows(named=True)}
+    for number, timeline in data.timelines.items():
         mine = source.scores.filter(pl.col(entity) == timeline.entity).sort("time", "row")
+        upto = mine["row"].to_list().index(cases[number]["rows"][-1]) + 1
+        mine = mine.head(upto).tail(len(timeline.time))
         band = mine.select("row").join(expected, on="row", how="left", maintain_order="left")
         np.testing.assert_allclose(timeline.value, mine[numbers[0]].to_numpy())  # type: ignore[arg-type]
         np.testing.assert_allclose(timeline.low, band["low"].to_numpy())  # type: ignore[arg-type]
@@ -265,3 +285,31 @@ def test_columns_of_any_name_are_shown_as_what_they_are(names: tuple[str, ...]) 
             assert shown[name].to_list() == truth[name].to_list(), name
     page = render(data)
     assert "<script>alert(1)" not in page
+
+
+def test_parts_and_what_would_pass_are_shown_when_given(source: Source) -> None:
+    def breakdown(rows: Sequence[int]) -> pl.DataFrame:
+        parts = {
+            "detector": ["forecaster", None],
+            "field": ["amount", ""],
+            "part": ["level", "recent"],
+            "share": [1.0, 2.0],
+        }
+        return pl.concat([pl.DataFrame({"row": [row, row], **parts}) for row in rows])
+
+    def counterfactual(rows: Sequence[int]) -> pl.DataFrame:
+        return pl.DataFrame({"row": rows, "sentence": [f"Row {row} would pass." for row in rows]})
+
+    told = report_data(replace(source, breakdown=breakdown, counterfactual=counterfactual), title="t", command=None)
+    for case in source.cases.head(len(told.timelines)).iter_rows(named=True):
+        timeline = told.timelines[case["case"]]
+        assert timeline.counterfactual == f"Row {case['peak_row']} would pass."
+        assert timeline.parts["part"].to_list() == ["recent", "forecaster · amount · level"]
+        assert timeline.parts["share"].sum() == 3.0
+
+
+def test_the_quality_of_the_scored_events_counts_holes_and_statuses(source: Source) -> None:
+    scores = source.scores.with_columns(amount=pl.when(pl.int_range(pl.len()) < 3).then(None).otherwise("amount"))
+    found = dict(quality(replace(source, scores=scores)).select("what", "events").iter_rows())
+    assert found.pop("without amount") == 3
+    assert sum(found.values()) == len(scores)

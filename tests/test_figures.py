@@ -7,14 +7,12 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
-from itertools import pairwise
 from typing import Any
 from xml.etree import ElementTree as ET
 
 import matplotlib as mpl
 import numpy as np
 import pytest
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
@@ -28,14 +26,6 @@ def days(n: int, step: float = 1.0) -> NDArray[np.datetime64]:
     return np.datetime64("2024-03-01T00:00", "us") + (np.arange(n) * step * 86_400e6).astype("timedelta64[us]")
 
 
-def timeline(n: int = 40, alerts: int = 5, span: float = 30.0, case: float = 0.05, **more: Any) -> Figure:
-    before, burst = days(n - alerts, span / n), days(alerts, case / max(alerts, 1))
-    time = np.concatenate([before, burst - burst[0] + before[-1]])
-    value = np.linspace(5, 90, n)
-    return figures.case_timeline(time, value, np.linspace(0, 5, n), np.arange(n) >= n - alerts,
-                                 **{"threshold_p": 1e-4, "low": value / 2, "high": value * 2, **more})  # fmt: skip
-
-
 EVERY: dict[str, Callable[[], Figure]] = {
     "days": lambda: figures.alerts_per_day(days(28), np.arange(28), budget=20),
     "scores": lambda: figures.score_distribution(
@@ -47,7 +37,6 @@ EVERY: dict[str, Callable[[], Figure]] = {
         np.array([0.13, 0.011, 0.002]),
     ),
     "training": lambda: figures.training_curves(np.arange(1, 6), np.linspace(3, 2, 5), np.linspace(3.1, 2.2, 5)),
-    "timeline": timeline,
 }  # fmt: skip
 
 
@@ -92,7 +81,7 @@ def test_every_colour_follows_the_theme_and_nothing_opaque_lies_behind(name: str
 
 
 def test_ids_carry_the_prefix_and_every_reference_leads_to_one() -> None:
-    root = parsed(timeline(), prefix="case-7")
+    root = parsed(EVERY["days"](), prefix="case-7")
     ids = [e.attrib["id"] for e in root.iter() if "id" in e.attrib]
     assert ids
     assert len(ids) == len(set(ids))
@@ -107,36 +96,6 @@ def test_the_label_is_escaped() -> None:
     assert "<script" not in text
     assert ET.fromstring(text).attrib["aria-label"] == label
     assert ET.fromstring(text).attrib["role"] == "img"
-
-
-def test_a_timeline_draws_each_event_once_and_each_alert_as_a_diamond() -> None:
-    n, alerts = 40, 5
-    root = parsed(timeline(n, alerts, case=20.0, low=None, high=None))  # a long case: one panel
-    assert len(root.findall(f".//{SVG}use")) == alerts
-    steps = [path.attrib["d"].count("v") for path in root.iter(SVG + "path") if path.attrib["d"].startswith("m")]
-    assert sorted(steps) == [alerts, n - alerts, n - alerts]  # stems of alerts, stems of others, dots of others
-
-
-def test_a_short_case_gets_a_second_panel_with_its_alerts_alone() -> None:
-    wide, zoomed = timeline(case=20.0), timeline(case=0.02)
-    assert [len(figure.axes) for figure in (wide, zoomed)] == [2, 4]
-    assert len(parsed(zoomed).findall(f".//{SVG}use")) == 10
-
-
-def test_an_entitys_other_alerts_do_not_widen_the_case() -> None:
-    time, alerting = days(60), np.isin(np.arange(60), (3, 57, 58))
-    figure = figures.case_timeline(time, np.ones(60), np.ones(60), alerting, window=(time[57], time[58]))
-    assert len(figure.axes) == 4
-    left, right = figure.axes[2].get_xlim()
-    assert 1 < right - left < 1.5
-    assert len(parsed(figure).findall(f".//{SVG}use")) == 3 + 2
-
-
-def test_what_is_missing_is_not_drawn() -> None:
-    surprise = np.array([NAN, 1.0, 2.0])
-    figure = figures.case_timeline(days(3), np.array([1.0, NAN, 3.0]), surprise, np.zeros(3, bool))
-    steps = [path.attrib["d"].count("v") for path in parsed(figure).iter(SVG + "path") if path.attrib["d"][0] == "m"]
-    assert steps == [2, 2]
 
 
 def test_cases_above_the_budget_are_drawn_apart() -> None:
@@ -157,30 +116,8 @@ def test_cases_above_the_budget_are_drawn_apart() -> None:
         lambda: figures.calibration_check(np.array([0.1, 0.01]), *(np.zeros(2) for _ in range(3))),
         lambda: figures.training_curves(np.arange(1), np.ones(1), np.full(1, NAN)),
         lambda: figures.training_curves(np.arange(3), np.full(3, NAN), np.full(3, NAN)),
-        lambda: figures.case_timeline(days(0), np.zeros(0), np.zeros(0), np.zeros(0, bool)),
-        lambda: figures.case_timeline(days(1), None, np.array([NAN]), np.ones(1, bool), threshold_p=0.5),
-        lambda: figures.case_timeline(days(2), np.full(2, NAN), np.full(2, NAN), np.zeros(2, bool)),
-        lambda: figures.case_timeline(days(3, 0.0), np.zeros(3), np.ones(3), np.ones(3, bool)),
-        lambda: figures.case_timeline(days(3), np.array([-5.0, 0, 1e9]), np.full(3, 400.0), np.ones(3, bool)),
-        lambda: timeline(low=np.full(40, -np.inf), high=np.full(40, np.inf)),
-        lambda: timeline(low=np.full(40, NAN), high=np.full(40, NAN)),
     ],
 )
 def test_sparse_and_extreme_values_draw_without_a_warning(figure: Any) -> None:
     text = figures.svg_text(figure(), prefix="f", label="x")
     assert not re.search(r"\b(nan|inf)\b", text)
-
-
-@pytest.mark.parametrize("span", [0.004, 0.2, 0.9, 3, 20, 60, 400, 3000])
-@pytest.mark.parametrize("case", [0.0002, 0.3, 2.0])
-def test_tick_labels_stay_inside_and_apart_even_when_enlarged_for_a_phone(span: float, case: float) -> None:
-    figure = timeline(12, span=span, case=case)
-    below = [axes for axes in figure.axes if axes.xaxis.get_tick_params()["labelbottom"]]
-    for axes in below:
-        axes.tick_params(labelsize=18)
-    FigureCanvasAgg(figure).draw()  # type: ignore[no-untyped-call]
-    boxes = sorted((t.get_window_extent() for axes in below for t in axes.get_xticklabels()), key=lambda box: box.x0)
-    assert len(boxes) >= len(below)
-    assert all(left.x1 <= right.x0 for left, right in pairwise(boxes))
-    assert boxes[0].x0 >= 0
-    assert boxes[-1].x1 <= figure.bbox.x1

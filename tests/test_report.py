@@ -5,10 +5,8 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
-import shutil
-from collections.abc import Iterator
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -266,19 +264,68 @@ def test_long_lists_are_cut_and_the_page_says_so() -> None:
     many = render(report_data([f"C{i}" for i in range(1100)], top=0))
     assert many.count('role="rowheader"') == 1000
     assert "The first 1,000 of 1,100 cases." in Page(many).text
-    long = timeline("A", history=3000)
-    text = Page(render(report_data(["A"], timelines={1: long, 2: replace(long, alerting=long.alerting & False)}))).text
-    assert text.count("250 of 3,003 events are drawn") == 2
+    text = Page(render(report_data(["A"], timelines={1: replace(timeline("A"), known=3003)}))).text
+    assert text.count("33 of 3,003 events are drawn") == 1
 
 
-def test_fifty_cases_fit_in_a_megabyte() -> None:
-    """By the size of one case with a long history: forty-eight more of them stay in the limit."""
-    names = [f"C{i:05d}" for i in range(50)]
-    long = {i: timeline(name, alerts=6, history=244) for i, name in enumerate(names, start=1)}
-    two, eight = (
-        len(render(report_data(names, timelines={i: long[i] for i in range(1, n + 1)})).encode()) for n in (2, 8)
-    )
-    assert two + 48 * (eight - two) / 6 < 1_000_000
+def full_timeline(name: str) -> CaseTimeline:
+    """As much as a case can show."""
+    plain = timeline(name, alerts=24, history=40)
+    n = len(plain.time)
+    table = pl.concat([plain.events.with_columns(**{f"c{i}": pl.lit("M0123") for i in range(3)})] * 4).head(20)
+    linked = pl.DataFrame({
+        "case": [1] * 5, "field": ["merchant_id"] * 5, "value": ["M0123"] * 5, "entities": [9] * 5,
+        "expected": [0.31] * 5, "names": [[f"C{i:05d}" for i in range(6)]] * 5, "cases": [list(range(6))] * 5,
+    })  # fmt: skip
+    codes = np.random.default_rng(0).integers(0, 4, (4, n)).astype(np.int8)
+    place = np.random.default_rng(1).normal(48, 2, (2, n))
+    return replace(
+        plain, events=table, strips={f"c{i}": codes[i] for i in range(4)}, latitude=place[0], longitude=place[1],
+        remembered=np.arange(n) < 20, known=900, similar=table.head(4).drop("reasons"), linked=linked,
+        parts=pl.DataFrame({"part": ["forecaster · amount", "recent"], "share": [3.0, -0.5]}),
+        counterfactual="It would pass if the amount were below 120.", money_since=1234.5,
+    )  # fmt: skip
+
+
+def test_five_hundred_cases_fit_in_five_megabytes() -> None:
+    """With as much beside each as a case can show, by the size of one more case."""
+    names = [f"C{i:05d}" for i in range(500)]
+    sizes = [
+        len(render(report_data(names, timelines={i: full_timeline(names[i]) for i in range(1, n + 1)})).encode())
+        for n in (2, 12)
+    ]
+    each = (sizes[1] - sizes[0]) / 10
+    assert sizes[0] + 498 * each < 12_000_000, each  # if every case were as long as the longest
+    plain = [
+        len(render(report_data(names, timelines={i: timeline(names[i], 8, 40) for i in range(1, n + 1)})).encode())
+        for n in (2, 12)
+    ]
+    assert plain[0] + 498 * (plain[1] - plain[0]) / 10 < 5_000_000
+
+
+def test_a_case_shows_what_is_known_beside_it() -> None:
+    text = render(report_data(["C1", "C2"], timelines={1: full_timeline("C1"), 2: timeline("C2")}))
+    page = Page(text)
+    for told in ("would pass if the amount were below 120", "forecaster · amount", "sum 2.50", "most alike", "Places",
+                 "9 other entities, 0.31 by chance", "and 3 more", "1,234.50 with all events since the first alert",
+                 "not yet in the models' memory"):  # fmt: skip
+        assert told in page.text, told
+    assert "#case-1" in page.having("href") and "#case-2" in page.having("href")
+    assert "#case-3" not in page.having("href")  # no details to lead to
+
+
+def test_drift_is_a_table_of_weeks_with_the_marked_cells_said_in_words() -> None:
+    drift = pl.DataFrame({
+        "field": ["score", "amount", "amount"], "week": [date(2024, 3, 4), date(2024, 3, 4), date(2024, 3, 11)],
+        "events": [900, 900, 50], "psi": [0.02, 0.31, None], "ks": [0.03, None, None],
+        "p_value": [0.4, 1e-9, None], "flagged": [False, True, False],
+    })  # fmt: skip
+    text = Page(render(report_data(drift=drift, quality=pl.DataFrame({
+        "what": ["without amount"], "events": [12], "share": [0.011]})))).text  # fmt: skip
+    assert "1 cell marked" in text
+    assert "drift: 0.31" in text
+    assert "1.10%" in text
+    assert "No drift" in Page(render(report_data(drift=drift.with_columns(flagged=False)))).text
 
 
 def contrast(first: str, second: str) -> float:
@@ -294,161 +341,10 @@ def contrast(first: str, second: str) -> float:
 
 
 def test_text_is_readable_on_light_and_on_dark() -> None:
-    blocks = re.findall(r":root \{(.*?)\}", render(report_data(top=0)), re.DOTALL)
-    assert len(blocks) == 2
-    for block in blocks:
-        colours = dict(re.findall(r"--(\w+): (#[0-9a-f]{6});", block))
+    pairs = re.findall(r"--(\w+): light-dark\((#[0-9a-f]{6}), (#[0-9a-f]{6})\)", render(report_data(top=0)))
+    assert len(pairs) >= 8
+    for theme in (1, 2):
+        colours = {pair[0]: pair[theme] for pair in pairs}
         for text in ("ink", "muted", "accent", "alert"):
-            for behind in ("page", "surface", "tint"):
+            for behind in ("page", "surface", "tint", "soft", "warn"):
                 assert contrast(colours[text], colours[behind]) >= 4.5, (text, behind)
-
-
-# ---- in a real browser ----------------------------------------------------------------------------------------------
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-    chromium = next(filter(None, map(shutil.which, names)), None)
-    if chromium is None:
-        pytest.skip("no chromium on PATH")
-    with playwright.sync_playwright() as driver:
-        found = driver.chromium.launch(executable_path=chromium, args=[
-            "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update",
-            "--disable-sync", "--no-first-run",
-        ])  # fmt: skip
-        yield found
-        found.close()
-
-
-@pytest.fixture(scope="module")
-def address(tmp_path_factory: pytest.TempPathFactory) -> str:
-    names = [f"C{i:03d}" for i in range(1, 11)] + [HOSTILE["markup"], HOSTILE["long"]]
-    top = {i: timeline(names[i - 1]) for i in (1, 11, 12)}
-    path = tmp_path_factory.mktemp("report") / "report.html"
-    return write_report(report_data(names, timelines=top), path).as_uri()
-
-
-@pytest.fixture
-def visit(browser: Any, address: str) -> Iterator[Any]:
-    """Opens the page in a window; at the end nothing may have been said on the console or asked of the network."""
-    said: list[str] = []
-    windows: list[Any] = []
-
-    def open_page(**window: Any) -> Any:
-        page = browser.new_page(**window)
-        windows.append(page)
-        page.on("console", lambda message: said.append(message.text))
-        page.on("pageerror", lambda error: said.append(str(error)))
-        page.on("dialog", lambda dialog: said.append(dialog.message))
-        page.on("request", lambda request: None if request.url == address else said.append(request.url))
-        page.goto(address)
-        return page
-
-    yield open_page
-    for page in windows:
-        page.close()
-    assert said == []
-
-
-def shown(page: Any) -> list[int]:
-    """Ranks of the rows that can be seen, in their order."""
-    return [int(cell.inner_text()) for cell in page.locator("#case-table tbody tr:visible td.rank").all()]
-
-
-def test_browser_search_filters_rows(visit: Any) -> None:
-    page = visit()
-    page.keyboard.press("/")
-    page.keyboard.type("c003 AMOUNT")
-    assert shown(page) == [3]
-    assert page.locator("#case-count").inner_text() == "1 of 12 cases"
-    page.keyboard.press("Escape")
-    assert len(shown(page)) == 12
-    page.locator("#case-search").fill("no such thing")
-    assert shown(page) == []
-
-
-def test_browser_sorts_by_keyboard_and_keeps_missing_values_last(visit: Any) -> None:
-    page = visit()
-    money = page.locator("#case-table th", has_text="Money")
-    table = report_data([""] * 12).cases
-    for order, descending in (("descending", True), ("ascending", False)):
-        money.locator("button").focus()
-        page.keyboard.press("Enter")
-        assert money.get_attribute("aria-sort") == order
-        assert shown(page) == table.sort("money", descending=descending, nulls_last=True)["case"].to_list()
-    page.locator("#case-table th button", has_text="Rank").click()
-    assert shown(page) == list(range(1, 13))
-    assert page.locator("#case-table th[aria-sort]").count() == 1
-
-
-def test_browser_follows_the_colour_scheme(visit: Any) -> None:
-    ink = {}
-    for scheme in ("light", "dark"):
-        page = visit(color_scheme=scheme)
-        ink[scheme] = (
-            page.locator("body").evaluate("e => getComputedStyle(e).backgroundColor"),
-            page.locator("svg text").first.evaluate("e => getComputedStyle(e).fill"),
-        )
-    assert ink["light"] == ("rgb(246, 247, 249)", "rgb(91, 101, 112)")
-    assert ink["dark"] == ("rgb(16, 19, 23)", "rgb(155, 166, 178)")
-
-
-def test_browser_nothing_sticks_out_at_any_width(visit: Any) -> None:
-    page = visit()
-    wide = """[...document.querySelectorAll('main *')].filter(e => !e.closest('.scroll, pre, svg, .hidden')
-        && e.getBoundingClientRect().right > innerWidth + 1).map(e => e.outerHTML)"""
-    outside = """[...document.querySelectorAll('svg text')].filter(t => {
-        const a = t.getBoundingClientRect(), b = t.closest('figure').getBoundingClientRect();
-        return a.left < b.left - 1 || a.right > b.right + 1;
-    }).map(t => t.textContent)"""
-    for width in (390, 600, 760, 830, 1000, 1280):
-        page.set_viewport_size({"width": width, "height": 844})
-        assert page.evaluate("document.documentElement.scrollWidth") <= width
-        assert page.evaluate(wide) == []
-        assert page.evaluate(outside) == []
-
-
-def test_browser_policy_refuses_scripts_and_connections(browser: Any, address: str) -> None:
-    page = browser.new_page()
-    page.goto(address)
-    refused = page.evaluate("""async () => {
-        const refused = [];
-        document.addEventListener('securitypolicyviolation', e => refused.push(e.effectiveDirective));
-        const script = document.createElement('script');
-        script.textContent = 'window.entered = true';
-        document.body.append(script);
-        new Image().src = 'https://example.invalid/x.png';
-        await fetch('https://example.invalid/').catch(() => null);
-        await new Promise(done => setTimeout(done, 50));
-        return [refused.sort(), window.entered === undefined];
-    }""")
-    page.close()
-    assert refused == [["connect-src", "img-src", "script-src-elem"], True]
-
-
-def test_browser_prints_dark_pages_on_white(visit: Any) -> None:
-    page = visit(color_scheme="dark")
-    page.emulate_media(media="print", color_scheme="dark")
-    assert page.locator("body").evaluate("e => getComputedStyle(e).backgroundColor") == "rgb(255, 255, 255)"
-    assert page.locator("h1").evaluate("e => getComputedStyle(e).color") == "rgb(27, 31, 36)"
-    assert not page.locator("nav").is_visible()
-
-
-def test_browser_five_hundred_cases_stay_fast(browser: Any, tmp_path: Path) -> None:
-    page = browser.new_page()
-    page.goto(write_report(report_data([f"C{i}" for i in range(500)], top=0), tmp_path / "long.html").as_uri())
-    milliseconds = page.evaluate("""() => {
-        const search = document.getElementById('case-search'), began = performance.now();
-        for (const text of ['C4', 'C49', '']) {
-            search.value = text;
-            search.dispatchEvent(new Event('input'));
-            document.body.getBoundingClientRect();
-        }
-        for (const button of [...document.querySelectorAll('#case-table th button')].slice(1, 3)) {
-            button.click();
-            document.body.getBoundingClientRect();
-        }
-        return performance.now() - began;
-    }""")
-    page.close()
-    assert milliseconds < 3000  # five steps, on a machine that may be busy

@@ -1,21 +1,65 @@
-// Sorting and searching the table of cases. Without this script the page is whole, ranked, and all there.
+// Sorting, searching and filtering the cases, opening their details, the theme. Without it the page is whole and ranked.
 (() => {
   "use strict";
-  const table = document.getElementById("case-table");
+  const find = (id) => document.getElementById(id);
+
+  // The theme: that of the system until the button is pressed; remembered where the browser allows it.
+  const theme = find("theme");
+  const root = document.documentElement;
+  const system = matchMedia("(prefers-color-scheme: dark)");
+  const dark = () => (root.dataset.theme ? root.dataset.theme === "dark" : system.matches);
+  const named = () => { theme.textContent = dark() ? "Light" : "Dark"; };
+  const stored = (value) => {
+    try {
+      if (value) localStorage.setItem("anomaly-theme", value);
+      return localStorage.getItem("anomaly-theme");
+    } catch { return null; } // a page from disk may have no storage
+  };
+  if (["light", "dark"].includes(stored())) root.dataset.theme = stored();
+  theme.hidden = false;
+  theme.addEventListener("click", () => {
+    root.dataset.theme = dark() ? "light" : "dark";
+    stored(root.dataset.theme);
+    named();
+  });
+  system.addEventListener("change", named);
+  named();
+
+  // A link to a case opens its details.
+  const open = () => {
+    const target = location.hash.startsWith("#case-") && find(location.hash.slice(1));
+    if (!target) return;
+    target.open = true;
+    target.scrollIntoView();
+    target.querySelector("summary").focus({ preventScroll: true });
+  };
+  addEventListener("hashchange", open);
+  document.addEventListener("click", (event) => { // the same link twice changes no hash
+    const link = event.target.closest?.("a[href^='#case-']");
+    if (link && link.getAttribute("href") === location.hash) open();
+  });
+  open();
+
+  const table = find("case-table");
   if (!table) return;
   const body = table.tBodies[0];
   const rows = [...body.rows];
   const texts = rows.map((row) => row.textContent.toLowerCase().replace(/\s+/g, " "));
-  const search = document.getElementById("case-search");
-  const count = document.getElementById("case-count");
+  const [search, status, field, least] = ["search", "status", "field", "least"].map((name) => find(`case-${name}`));
+  const count = find("case-count");
   const heads = [...table.tHead.rows[0].cells];
 
   const show = () => {
     const words = search.value.toLowerCase().split(/\s+/).filter(Boolean);
+    const amount = Number(least?.value || 0);
     let shown = 0;
     rows.forEach((row, i) => {
-      row.hidden = !words.every((word) => texts[i].includes(word));
-      if (!row.hidden) shown += 1;
+      const keep = words.every((word) => texts[i].includes(word))
+        && (!status?.value || row.dataset.status === status.value)
+        && (!field?.value || row.dataset.fields.split(" ").includes(field.value))
+        && (!amount || Number(row.querySelector(".money")?.dataset.v || 0) >= amount);
+      row.hidden = !keep;
+      if (keep) shown += 1;
     });
     count.textContent = shown === rows.length ? `${shown} cases` : `${shown} of ${rows.length} cases`;
   };
@@ -47,15 +91,16 @@
     head.append(button);
   });
   heads[0].setAttribute("aria-sort", "ascending");
-  document.getElementById("case-tools").hidden = false;
-  search.addEventListener("input", show);
+  find("case-tools").hidden = false;
+  for (const tool of [search, status, field, least]) tool?.addEventListener("input", show);
   search.addEventListener("keydown", (event) => {
     if (event.key !== "Escape") return;
     search.value = "";
     show();
   });
   document.addEventListener("keydown", (event) => {
-    if (event.key !== "/" || event.ctrlKey || event.metaKey || event.altKey || event.target === search) return;
+    const typing = event.target.matches?.("input, select, textarea");
+    if (event.key !== "/" || event.ctrlKey || event.metaKey || event.altKey || typing) return;
     event.preventDefault();
     search.focus();
   });
