@@ -141,7 +141,7 @@ def render_comparison(
     moment, facts = created or datetime.now(UTC), compared.facts
     page = _environment().get_template("comparison.html.j2").render(
         policy="default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'",
-        style=Markup(f"{_source('report.css')}\n{_source('comparison.css')}"),
+        style=Markup("\n".join(_source(f"{name}.css") for name in ("report", "cases", "small", "comparison"))),
         title=cut(title, _NAME),
         created=f"{day(moment)}, {moment:%H:%M} {moment.tzname() or ''}".strip(),
         sentence=cut(compared.sentence, _SENTENCE),
