@@ -28,6 +28,7 @@ def test_the_figures_stand_beside_those_of_others(tmp_path: Path, capsys: pytest
         assert 0 <= figures[f"backbone.{name}.cue"] <= 1
         assert figures[f"backbone.{name}.fit_events_per_second"] > 0
         assert figures[f"backbone.{name}.score_events_per_second"] > 0
+    assert 0 <= figures["backbone.lstm_reach.cue"] <= 1
     assert figures["backbone.none.parameters"] < figures["backbone.rnn.parameters"]
     assert figures["backbone.rnn.parameters"] < figures["backbone.gru.parameters"] < figures["backbone.lstm.parameters"]
     page = (tmp_path / "backbones.md").read_text(encoding="utf-8")

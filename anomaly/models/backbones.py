@@ -4,15 +4,15 @@ A backbone reads T steps of B rows and says after each step what it remembers, (
 before is a `State`, bounded however long the history: a pass in chunks, in one piece or step by step gives the same
 numbers, and padding at the end of a row changes nothing before it.
 
-=============  =======================================================================================================
-``lstm``       gates that learn what to keep (Hochreiter and Schmidhuber 1997); the default
-``gru``        fewer gates and parameters (Cho et al. 2014)
-``rnn``        plain tanh recurrence (Elman 1990): its gradient fades after some tens of steps
-``conv``       dilated causal convolutions (Bai, Kolter and Koltun 2018): sees exactly the last `CONV_REACH` events
+===============  ====================================================================================================
+``lstm``         gates that learn what to keep (Hochreiter and Schmidhuber 1997); the default
+``gru``          fewer gates and parameters (Cho et al. 2014)
+``rnn``          plain tanh recurrence (Elman 1990): its gradient fades after some tens of steps
+``conv``         dilated causal convolutions (Bai, Kolter and Koltun 2018) over the last `CONV_REACH` events
 ``transformer``  causal attention (Vaswani et al. 2017) over a window of keys, `WINDOW` events in each layer
-``none``       no memory at all: zeros, so that a head knows the event (and the averages of what is remembered) alone
-``bilstm``     an LSTM from each end: for whole sequences only, since it knows what came later
-=============  =======================================================================================================
+``none``         no memory at all: zeros, so that a head knows the event and the averages of what is remembered alone
+``bilstm``       an LSTM from each end: for whole sequences only, since it knows what came later
+===============  ====================================================================================================
 """
 
 from __future__ import annotations
