@@ -1,6 +1,6 @@
 """Breakdown: an event's surprise, split without rest into what each field and its recent past have in it.
 
-The surprise is made in steps, each of which rises from 0 at 0: what the fields add (`evidence.field_terms`, weighted)
+The surprise is made in steps, each of which rises from 0 at 0: what the fields add (`evidence.field_nats`, weighted)
 is summed and calibrated; what the recent past adds at each scale is summed and bounded; both are summed and calibrated
 once more. The part of an input of such a step, ``f(c_1 + ... + c_n)`` with every ``c_k >= 0``, is ::
 

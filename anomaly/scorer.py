@@ -24,7 +24,7 @@ from anomaly.calibration import TailCalibrator
 from anomaly.evidence import (
     LOUDEST,
     combine_fields,
-    field_terms,
+    field_nats,
     measure_dependence,
     recent_sums,
     surroundings,
@@ -44,6 +44,20 @@ BEYOND_DOUBT = 10.0  # nats; among normal events 1 in 22,000 has neighbours so s
 SUSPECT_SHARE = 0.03  # of the held-out events, those amid the strangest runs: they teach nothing about normal
 GROUPS = 3  # of entities by how busy they are
 GROUP_PSEUDO_EVENTS = 1000.0  # held-out events at which a group speaks for itself as loud as the population
+
+
+class Said(dict[str, NDArray[np.float32]]):
+    """Errors that are weighed again and again, as in a rehearsal: what each field says is worked out once."""
+
+    def __init__(self, errors: Errors) -> None:
+        super().__init__(errors)
+        self._nats: dict[str, tuple[Float, NDArray[np.bool_]]] = {}
+
+    def nats(self, name: str, rule: Mapping[str, float]) -> tuple[Float, NDArray[np.bool_]]:
+        """Nats of the fields of a model, (N, K), and the events of which it says nothing, (N,)."""
+        if name not in self._nats:
+            self._nats[name] = field_nats(self[name], **rule), np.isnan(self[name]).all(axis=1)
+        return self._nats[name]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,7 +108,12 @@ class Combination:
             weights = self.field_weights(columns)
             if fresh:
                 weights = np.where([column.cumulative for column in columns], 0.0, weights)
-            said = combine_fields(errors[name], weights, **(EVERYBODY if name == "population" else {}))
+            rule = EVERYBODY if name == "population" else {}
+            if isinstance(errors, Said):
+                nats, silent = errors.nats(name, rule)
+                said = np.where(silent, np.nan, nats @ weights)
+            else:
+                said = combine_fields(errors[name], weights, **rule)
             parts.append(self.model_weight(name) * said)
         every: Float = np.stack(parts)
         return np.asarray(np.where(np.isnan(every).all(axis=0), np.nan, np.nan_to_num(every).sum(axis=0)))
@@ -104,7 +123,7 @@ class Combination:
         return {
             name: self.model_weight(name)
             * self.field_weights(columns)
-            * field_terms(errors[name], **(EVERYBODY if name == "population" else {}))
+            * field_nats(errors[name], **(EVERYBODY if name == "population" else {}))
             for name, columns in fields.items()
         }
 
@@ -133,6 +152,20 @@ class Judgement:
     models: dict[str, Float]
     log_p: Float
     evidence: Float
+
+
+@dataclass(frozen=True)
+class Past:
+    """What N events said, before it is weighed.
+
+    own : (N,) statistic of each event on its own; fresh : (N,) nats that it adds to evidence; sums, number : (N, W)
+    over the windows before it.
+    """
+
+    own: Float
+    fresh: Float
+    sums: Float
+    number: Float
 
 
 class Scorer:
@@ -168,9 +201,9 @@ class Scorer:
         held : ndarray of bool, shape (N,)
             Events that trained nothing.
         """
-        self.learn(errors, sequences, held)
+        _, past = self.learn(errors, sequences, held)
         calibrators, scales = self.calibrators_, self.combination.scales
-        judged = np.where(held, self.fresh(errors), np.nan)
+        judged = np.where(held, past.fresh, np.nan)
         around = surroundings(sequences, judged, scales, self.dependence_, itself=False).max(axis=1, initial=0.0)
         normal = held & (around <= BEYOND_DOUBT)
         for name, columns in self.fields.items():
@@ -178,37 +211,44 @@ class Scorer:
                 if np.isfinite(values).any():
                     calibrators[f"{name}.{column.name}"] = TailCalibrator().fit(np.minimum(values, 1e6))
             if name != "population":
-                calibrators[name] = TailCalibrator().fit(self._alone(errors, name)[normal])
-        weighed, number = self.weigh(errors, sequences)
-        total, busy = weighed[normal], _busy(number)[normal]
-        self.edges_ = np.quantile(busy, np.arange(1, GROUPS) / GROUPS)
-        calibrators["all"] = TailCalibrator().fit(total)
+                calibrators[name] = TailCalibrator().fit(self._alone({name: errors[name][normal]}, name))
+        weighed, busy = self.weigh(past, held), _busy(past.number[held])
+        usual = normal[held]
+        self.edges_ = np.quantile(busy[usual], np.arange(1, GROUPS) / GROUPS)
+        calibrators["all"] = TailCalibrator().fit(weighed[usual])
         groups = self._group(busy)
         for group in range(GROUPS):
-            if (groups == group).sum() >= GROUP_PSEUDO_EVENTS / 10:
-                calibrators[f"group.{group}"] = TailCalibrator().fit(total[groups == group])
-        self.held_log_p_ = self._calibrated(weighed[held], _busy(number)[held])
-        return np.where(normal, weighed, np.nan)
+            mine = usual & (groups == group)
+            if mine.sum() >= GROUP_PSEUDO_EVENTS / 10:
+                calibrators[f"group.{group}"] = TailCalibrator().fit(weighed[mine])
+        self.held_log_p_ = self._calibrated(weighed, busy)
+        calibrated = np.full(len(sequences), np.nan)
+        calibrated[normal] = weighed[usual]
+        return calibrated
 
-    def learn(self, errors: Errors, sequences: Sequences, held: NDArray[np.bool_]) -> NDArray[np.bool_]:
-        """Learn all but the last calibration, enough for `weigh`; return which held-out events are usual, (N,) bool.
+    def learn(self, errors: Errors, sequences: Sequences, held: NDArray[np.bool_]) -> tuple[NDArray[np.bool_], Past]:
+        """Learn all but the last calibration, enough for `weigh`.
 
-        Parameters are those of `fit`.
+        Parameters are those of `fit`. Returns which held-out events are usual, (N,) bool, and what was found of all.
         """
-        self.calibrators_ = {
-            name: TailCalibrator().fit(self.combination.own(errors, self.fields, fresh=name == "fresh")[held])
-            for name in ("own", "fresh")
+        statistics = {
+            name: self.combination.own(errors, self.fields, fresh=name == "fresh") for name in ("own", "fresh")
         }
-        fresh = self.fresh(errors)
-        usual = held & ~suspects(sequences, fresh, self.combination.scales, held)
-        sums, number = recent_sums(sequences, fresh, self.combination.scales)
-        self.dependence_ = measure_dependence(sums[usual], number[usual])
-        return usual
+        self.calibrators_ = {name: TailCalibrator().fit(values[held]) for name, values in statistics.items()}
+        past = self._past(statistics["own"], statistics["fresh"], sequences)
+        usual = held & ~suspects(sequences, past.fresh, self.combination.scales, held)
+        self.dependence_ = measure_dependence(past.sums[usual], past.number[usual])
+        return usual, past
 
-    def weigh(self, errors: Errors, sequences: Sequences) -> tuple[Float, Float]:
-        """Nats that speak against each event, past included, (N,), and the events in each window before it, (N, W)."""
-        sums, number = recent_sums(sequences, self.fresh(errors), self.combination.scales)
-        return self.combination.total(self.own(errors), window_evidence(number, sums, self.dependence_)), number
+    def past(self, errors: Errors, sequences: Sequences) -> Past:
+        """What `weigh` needs of N events."""
+        own, fresh = (self.combination.own(errors, self.fields, fresh=fresh) for fresh in (False, True))
+        return self._past(own, fresh, sequences)
+
+    def weigh(self, past: Past, chosen: NDArray[np.bool_]) -> Float:
+        """Nats that speak against each event of `chosen`, (N,) bool, its past included; (n,)."""
+        own = -self.calibrators_["own"].log_p(past.own[chosen])
+        return self.combination.total(own, window_evidence(past.number[chosen], past.sums[chosen], self.dependence_))
 
     def judge(self, errors: Errors, sequences: Sequences, mask: NDArray[np.bool_] | None = None) -> Judgement:
         """Judge events of whole histories.
@@ -289,6 +329,10 @@ class Scorer:
     def settings(self) -> dict[str, Any]:
         """The combination as plain JSON values."""
         return asdict(self.combination)
+
+    def _past(self, own: Float, fresh: Float, sequences: Sequences) -> Past:
+        nats = -self.calibrators_["fresh"].log_p(fresh)
+        return Past(own, nats, *recent_sums(sequences, nats, self.combination.scales))
 
     def _alone(self, errors: Errors, name: str) -> Float:
         """Statistic of one model, (N,)."""

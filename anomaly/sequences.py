@@ -10,13 +10,15 @@ fields, T steps, B rows of a batch, H hidden units, M mixture components.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
 from anomaly.errors import InputError
 
+_MOST_KEPT = 8  # windows: those of the robust weights, to both sides
 _LARGEST_KEY = 4e18  # microseconds; a block of entities whose summed spans stay below this fits into int64
 
 
@@ -51,6 +53,7 @@ class Sequences:
     numeric: NDArray[np.float32]
     category: NDArray[np.int32]
     row: NDArray[np.int64]
+    _found: dict[tuple[str, float], NDArray[np.int64]] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
         n = len(self.time)
@@ -93,12 +96,22 @@ class Sequences:
 
     def lagged(self, seconds: float) -> NDArray[np.int64]:
         """Index of each event's first companion that is younger than `seconds`; see `lagged`."""
-        return lagged(self.time, self.offsets, seconds)
+        return self._kept("lagged", seconds, lambda: lagged(self.time, self.offsets, seconds))
 
     def leading(self, seconds: float) -> NDArray[np.int64]:
         """Index of each event's last companion that is less than `seconds` later; the mirror of `lagged`."""
-        n = len(self)
-        return n - 1 - lagged(-self.time[::-1], n - self.offsets[::-1], seconds)[::-1]
+        last = len(self) - 1
+        backward = -self.time[::-1], last + 1 - self.offsets[::-1]
+        return self._kept("leading", seconds, lambda: last - lagged(*backward, seconds)[::-1])
+
+    def _kept(self, name: str, seconds: float, find: Callable[[], NDArray[np.int64]]) -> NDArray[np.int64]:
+        """Keep the last few answers: the same windows are asked for after each epoch, and in each trial."""
+        if (name, seconds) not in self._found:
+            while len(self._found) >= _MOST_KEPT:
+                del self._found[next(iter(self._found))]
+            self._found[name, seconds] = find()
+            self._found[name, seconds].setflags(write=False)
+        return self._found[name, seconds]
 
     def typical_gap(self, mask: NDArray[np.bool_]) -> float:
         """Median seconds from one event of an entity to the next one at a later time, those of `mask`; 0 if none."""

@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import groupby
 
 import numpy as np
 import torch
@@ -81,6 +82,16 @@ class FieldSet:
         """Numeric columns that are fields."""
         return [field.index for field in self.numbers]
 
+    @cached_property
+    def category_index(self) -> list[int]:
+        """Category columns that are fields."""
+        return [field.index for field in self.categories]
+
+    @cached_property
+    def category_runs(self) -> list[int]:
+        """How many categories in a row have as many codes, run by run."""
+        return [len(list(run)) for _, run in groupby(field.column.size for field in self.categories)]
+
     @property
     def number_width(self) -> int:
         """Outputs of a network for the numbers."""
@@ -120,40 +131,40 @@ class Prediction:
 
     def losses(self, events: Events) -> Tensor:
         """Negative log-likelihood of each field, (n, K) in nats, >= 0; 0 where the field is missing."""
-        return self.judge(events)[0]
+        tails = self._tails(events)
+        return torch.cat([tails.losses(), *(loss_of(*pair) for pair in self._pairs(events))], dim=1)
 
+    @torch.no_grad()
     def errors(self, events: Events) -> Tensor:
         """-ln of each field's tail probability, (n, K) >= 0, higher = stranger; NaN where the field is missing."""
-        return self.judge(events)[1]
+        tails = self._tails(events)
+        return torch.cat([tails.errors(self.fields), *(error_of(*pair) for pair in self._pairs(events))], dim=1)
 
     def judge(self, events: Events) -> tuple[Tensor, Tensor]:
         """Losses and errors of each field, (n, K) each; errors carry no gradient."""
-        numbers = self._judge_numbers(events)
-        pairs = zip(self.fields.categories, self._logits, strict=True)
-        parts = [numbers, *(judge_category(events.category[:, field.index], logits) for field, logits in pairs)]
-        return torch.cat([loss for loss, _ in parts], dim=1), torch.cat([error for _, error in parts], dim=1)
+        tails, pairs = self._tails(events), self._pairs(events)
+        losses = torch.cat([tails.losses(), *(loss_of(*pair) for pair in pairs)], dim=1)
+        with torch.no_grad():
+            errors = torch.cat([tails.errors(self.fields), *(error_of(*pair) for pair in pairs)], dim=1)
+        return losses, errors
 
-    def _judge_numbers(self, events: Events) -> tuple[Tensor, Tensor]:
-        """Of a bin from b to a, a component holds sigmoid(a) - sigmoid(b); its log is exact however far out.
-
-        log(sigmoid(a) - sigmoid(b)) = -softplus(-a) - softplus(b) + log(1 - exp(b - a))
-        """
+    def _tails(self, events: Events) -> Tails:
         given = events.numeric[:, self.fields.number_index]
         missing = torch.isnan(given)
         lower, upper = self.fields.borders(torch.nan_to_num(given))
         weight, location, scale = self._mixture
         a = (upper[:, :, None] - location) / scale
         b = (lower[:, :, None] - location) / scale
-        below, above = fn.softplus(-a), fn.softplus(b)
-        loss = -torch.logsumexp(weight - below - above + torch.log1p(-torch.exp(b - a)), dim=2)
-        with torch.no_grad():
-            log_above = torch.logsumexp(weight - above, dim=2)
-            log_below = torch.logsumexp(weight - below, dim=2)
-            twice = (torch.minimum(log_above, log_below) + LOG_2).clamp(max=0.0)
-            tails = {"upper": log_above, "lower": log_below, "both": twice}
-            wanted = [tails[field.column.tail][:, at] for at, field in enumerate(self.fields.numbers)]
-            error = -torch.stack(wanted, dim=1) if wanted else -log_above
-        return loss.masked_fill(missing, 0.0), error.clamp(min=0.0).masked_fill(missing, torch.nan)
+        return Tails(missing, a, b, weight - fn.softplus(-a), fn.softplus(b), weight)
+
+    def _pairs(self, events: Events) -> list[tuple[Tensor, Tensor]]:
+        """Codes (n, G) and log probabilities (n, G, codes) of each run of categories with as many codes."""
+        code = events.category[:, self.fields.category_index]
+        pairs, first = [], 0
+        for number, logits in zip(self.fields.category_runs, self._runs, strict=True):
+            pairs.append((code[:, first : first + number], fn.log_softmax(logits, dim=2)))
+            first += number
+        return pairs
 
     def quantiles(self, probabilities: Sequence[float]) -> Tensor:
         """Quantiles of the numbers in encoded units, by bisection: (n, Kn, len(probabilities))."""
@@ -172,7 +183,7 @@ class Prediction:
 
     def probabilities(self) -> list[Tensor]:
         """Probability of each code, (n, codes), for each category."""
-        return [fn.softmax(logits, dim=1) for logits in self._logits]
+        return [fn.softmax(logits, dim=1) for run in self._runs for logits in run.unbind(dim=1)]
 
     @cached_property
     def _mixture(self) -> tuple[Tensor, Tensor, Tensor]:
@@ -181,21 +192,63 @@ class Prediction:
         return fn.log_softmax(parts[0], dim=2), parts[1], fn.softplus(parts[2]) + SMALLEST_SCALE
 
     @cached_property
-    def _logits(self) -> tuple[Tensor, ...]:
-        return torch.split(self.categories.float(), [field.column.size for field in self.fields.categories], dim=1)
+    def _runs(self) -> list[Tensor]:
+        """Logits (n, G, codes) of each run of categories with as many codes: many flags are judged at once."""
+        sizes = [field.column.size for field in self.fields.categories]
+        widths, at = [], 0
+        for number in self.fields.category_runs:
+            widths.append(number * sizes[at])
+            at += number
+        parts = torch.split(self.categories.float(), widths, dim=1)
+        return [part.unflatten(1, (number, -1)) for part, number in zip(parts, self.fields.category_runs, strict=True)]
 
 
-def judge_category(code: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:
-    """Loss and error (n, 1) of codes (n,) under a softmax; the tail is all that is no likelier than what happened."""
-    missing = (code == MISSING)[:, None]
-    logs = fn.log_softmax(logits, dim=1)
-    own = logs.gather(1, code[:, None])
-    with torch.no_grad():
-        likelier = torch.where(logs > own, logs.exp(), 0.0).sum(dim=1, keepdim=True)
-        tail = torch.where(logs <= own, logs.exp(), 0.0).sum(dim=1, keepdim=True).clamp(1e-30, 1.0)
-        # The likeliest code has an error of 0 exactly: most events have it, and calibration ranks them.
-        error = -torch.where(likelier < 0.5, torch.log1p(-likelier), tail.log())
-    return (-own).masked_fill(missing, 0.0), error.masked_fill(missing, torch.nan)
+@dataclass(frozen=True)
+class Tails:
+    """What is on either side of the bin from b to a that holds each number, by component: (n, Kn, M) each.
+
+    Of the bin a component holds sigmoid(a) - sigmoid(b); its log is exact however far out.
+
+    log(sigmoid(a) - sigmoid(b)) = -softplus(-a) - softplus(b) + log(1 - exp(b - a))
+    """
+
+    missing: Tensor  # (n, Kn)
+    a: Tensor
+    b: Tensor
+    below: Tensor  # log of what lies below a
+    above: Tensor  # -log of the share of the component that lies above b
+    weight: Tensor
+
+    def losses(self) -> Tensor:
+        """(n, Kn)."""
+        inside = self.below - self.above + torch.log1p(-torch.exp(self.b - self.a))
+        return (-torch.logsumexp(inside, dim=2)).masked_fill(self.missing, 0.0)
+
+    def errors(self, fields: FieldSet) -> Tensor:
+        """(n, Kn)."""
+        log_above = torch.logsumexp(self.weight - self.above, dim=2)
+        log_below = torch.logsumexp(self.below, dim=2)
+        twice = (torch.minimum(log_above, log_below) + LOG_2).clamp(max=0.0)
+        tails = {"upper": log_above, "lower": log_below, "both": twice}
+        wanted = [tails[field.column.tail][:, at] for at, field in enumerate(fields.numbers)]
+        error = -torch.stack(wanted, dim=1) if wanted else -log_above
+        return error.clamp(min=0.0).masked_fill(self.missing, torch.nan)
+
+
+def loss_of(code: Tensor, logs: Tensor) -> Tensor:
+    """Loss of codes (n, G) under log probabilities (n, G, codes), (n, G); 0 where the code is missing."""
+    return (-logs.gather(2, code[:, :, None]).squeeze(2)).masked_fill(code == MISSING, 0.0)
+
+
+def error_of(code: Tensor, logs: Tensor) -> Tensor:
+    """-ln of the tail, (n, G): all that is no likelier than what happened; NaN where the code is missing."""
+    share = logs.exp()
+    above = share.masked_fill(logs <= logs.gather(2, code[:, :, None]), 0.0)
+    likelier = above.sum(dim=2)
+    tail = (share - above).sum(dim=2).clamp(1e-30, 1.0)
+    # The likeliest code has an error of 0 exactly: most events have it, and calibration ranks them.
+    error = -torch.where(likelier < 0.5, torch.log1p(-likelier), tail.log())
+    return error.masked_fill(code == MISSING, torch.nan)
 
 
 class StagedHeads(nn.Module):

@@ -331,7 +331,7 @@ def scan(network: Network, table: Table, sequences: Sequences, mask: Mask | None
     if mask is not None:  # no need to read on behind the last chosen event of a sequence
         position = np.where(mask, sequences.position + 1, 0)
         until = np.maximum.reduceat(position, sequences.offsets[:-1])
-    plan = Plan.of(sequences.offsets, until=until, events=16_384, steps=64)
+    plan = Plan.of(sequences.offsets, until=until, events=4096, steps=64)
     device = table.numeric.device
     chosen = None if mask is None else torch.from_numpy(mask).to(device)
     for group in range(len(plan.groups)):
