@@ -56,7 +56,7 @@ class Said(dict[str, NDArray[np.float32]]):
     def nats(self, name: str, rule: Mapping[str, float]) -> tuple[Float, NDArray[np.bool_]]:
         """Nats of the fields of a model, (N, K), and the events of which it says nothing, (N,)."""
         if name not in self._nats:
-            self._nats[name] = field_nats(self[name], **rule), np.isnan(self[name]).all(axis=1)
+            self._nats[name] = field_nats(self[name], **rule), np.asarray(np.isnan(self[name]).all(axis=1))
         return self._nats[name]
 
 

@@ -200,7 +200,9 @@ class Prediction:
             widths.append(number * sizes[at])
             at += number
         parts = torch.split(self.categories.float(), widths, dim=1)
-        return [part.unflatten(1, (number, -1)) for part, number in zip(parts, self.fields.category_runs, strict=True)]
+        return [
+            part.reshape(len(part), number, -1) for part, number in zip(parts, self.fields.category_runs, strict=True)
+        ]
 
 
 @dataclass(frozen=True)
