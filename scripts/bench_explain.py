@@ -246,7 +246,8 @@ def report(figures: Mapping[str, float], command: str, customers: int) -> str:
     rows = []
     for kind in ("all", *KINDS):
         measures = ("top_reason", "first_field", "amount_rule", "chance", "set_reason")
-        values: list[object] = [figures.get(f"explain.{measure}.{kind}", "–") for measure in measures]
+        known = [figures.get(f"explain.{measure}.{kind}") for measure in measures]
+        values: list[object] = ["–" if value is None else float(value) for value in known]
         what = "" if kind == "all" else ", ".join(CHANGED[kind])
         rows.append([kind.replace("_", " "), int(figures[f"explain.alerts.{kind}"]), *values, what])
     head = ["kind", "alerts", "first reason", "first field", "the amount", "at random", "set", "what is set"]
