@@ -246,7 +246,8 @@ def report(figures: Mapping[str, float], command: str, customers: int) -> str:
     rows = []
     for kind in ("all", *KINDS):
         measures = ("top_reason", "first_field", "amount_rule", "chance", "set_reason")
-        values: list[object] = [figures.get(f"explain.{measure}.{kind}", "–") for measure in measures]
+        known = [figures.get(f"explain.{measure}.{kind}") for measure in measures]
+        values: list[object] = ["–" if value is None else float(value) for value in known]
         what = "" if kind == "all" else ", ".join(CHANGED[kind])
         rows.append([kind.replace("_", " "), int(figures[f"explain.alerts.{kind}"]), *values, what])
     head = ["kind", "alerts", "first reason", "first field", "the amount", "at random", "set", "what is set"]
@@ -269,7 +270,8 @@ median of his genuine ones so far, over all or in the category; a category, chan
 payment of the same run within {RUN_DAYS:g} days, where the kind adds at least 1.5 payments a day to a customer's two.
 *First field*: the same of the first reason that is not the recent past. *The amount* is the trivial rule, always to
 name the amount; *at random* the share of the eight things that would count; *set* asks of the first reason only
-whether the kind sets it. The target is {target:g} of the first reason, for each kind. {verdict}
+whether the kind sets it. For a run the recent past is a true reason nearly always, so *first
+field* is the harder question. The target is {target:g} of the first reason, for each kind. {verdict}
 
 {table(head, rows)}
 
@@ -277,7 +279,7 @@ whether the kind sets it. The target is {target:g} of the first reason, for each
 
 {holding(figures)}
 
-Where none is found, it is said so: what came before mostly counts too much for one or two fields to make up for it.
+Where none is found, the sentence says so, and what came nearest.
 
 Made by `{command}`.
 """
