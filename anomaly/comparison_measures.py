@@ -128,7 +128,10 @@ def measures(one: Scored, window: Window, budget: int) -> dict[str, float | None
         window.entity, window.time, window.amount, score, fraud, _threshold(window.time, score, budget)
     )
     saved = money_saved(window.entity, window.time, window.amount, score, fraud, budget)
-    probability = one.probability
+    probability, worth = (
+        one.probability,
+        not math.isnan(saved.share),
+    )  # without money in the frauds none is lost or saved
     found = (
         average_precision(score, fraud),
         roc_auc(score, fraud),
@@ -141,8 +144,8 @@ def measures(one: Scored, window: Window, budget: int) -> dict[str, float | None
         delay.detected,
         delay.events,
         delay.hours,
-        delay.lost,
-        saved.money,
+        delay.lost if worth else None,
+        saved.money if worth else None,
         saved.share,
         None if probability is None else brier(probability, fraud),
         None if probability is None else expected_calibration_error(probability, fraud),

@@ -150,6 +150,7 @@ def render_comparison(
         scorers=[(words(name), needs) for name, needs in compared.table.select("scorer", "labels").iter_rows()],
         groups=_groups(compared),
         several=facts["folds"] > 1,
+        money=compared.table["money_saved"].is_not_null().any(),
         beats=_beats(compared),
         curve=_curve_table(compared.curve),
         windows=_windows(facts["windows"]),

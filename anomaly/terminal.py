@@ -38,7 +38,8 @@ def comparison_table(found: pl.DataFrame, budget: int) -> Table:
     for row in found.iter_rows(named=True):
         interval = f"{row['ap_low']:.3f}-{row['ap_high']:.3f}"
         quality = (f"{row['average_precision']:.3f}", interval, f"{row['auc']:.3f}", f"{row['recall_at_budget']:.0%}")
-        rest = (f"{row['share_saved']:.0%}", f"{row['fit_seconds']:.0f}")
+        saved = "–" if row["share_saved"] is None else f"{row['share_saved']:.0%}"
+        rest = (saved, f"{row['fit_seconds']:.0f}")
         table.add_row(row["scorer"].replace("_", " "), "yes" if row["labels"] else "no", *quality, *rest)
     return table
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import polars as pl
 import pytest
@@ -52,6 +54,9 @@ def test_what_does_not_exist_is_none() -> None:
     assert found["card_precision_at_100"] is None  # nobody is left
     assert found["brier"] is None and found["calibration_error"] is None
     assert found["runs_detected"] == 0 and found["delay_hours"] is None
+    poor = measures(Scored(test.fraud.astype(float), 0.0, 0.0), replace(test, amount=np.zeros(400)), 9)
+    assert poor["runs_detected"] and poor["delay_hours"] is not None
+    assert poor["share_saved"] is poor["money_saved"] is poor["delay_money"] is None
 
 
 def test_cards_are_known_a_delay_after_their_first_fraud_from_the_next_day_on() -> None:

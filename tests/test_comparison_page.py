@@ -6,6 +6,7 @@ import html
 import re
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from anomaly.comparison import Compared, Comparison, Fold
+from anomaly.comparison import Compared, Comparison, Fold, figures_of
 from anomaly.comparison_measures import Scored, Window
 from anomaly.comparison_page import PAGE, render_comparison, write_comparison_page
 from anomaly.schema import NumericField, Schema
+from anomaly.terminal import comparison_table
 
 NAMES = ("amount", "ratio", "unsupervised", "logistic", "forest", "xgboost", "head", "head_pretrained")
 HOSTILE = {
@@ -97,6 +99,19 @@ def test_the_best_of_a_line_is_bold_and_no_delay_is() -> None:
         min(re.findall(r"<td[^>]*>(0\.\d+)", lines["Brier score"]))
     ]
     assert "best" not in lines["– after so many hours (median)"]
+
+
+def test_without_money_nothing_is_said_of_it() -> None:
+    made = fold(0)
+    poor = replace(made, window=replace(made.window, amount=np.zeros(600)))
+    points = {0: {name: poor.scorers[name].score for name in NAMES[:3]}}
+    points[400] = {name: poor.scorers[name].score for name in NAMES[3:]}
+    found = Comparison(schema=schema(), repeats=20, budget_per_day=5)._measured([poor], points)
+    assert "money" not in found.sentence
+    assert "Money stopped" not in render_comparison(found) and "Frauds in a row" in render_comparison(found)
+    shown = comparison_table(found.table, 5)
+    assert shown.row_count == len(NAMES) and "–" in list(shown.columns[6].cells)
+    assert not {name for name in figures_of(found) if "money" in name or "share" in name}
 
 
 @pytest.mark.parametrize("name", HOSTILE.values(), ids=HOSTILE.keys())
