@@ -200,7 +200,9 @@ def report(
         Path | None, typer.Option(metavar="FILE", help="What `anomaly score` wrote. [default: score now]")
     ] = None,
     since: Since = None,
-    out: Annotated[Path, typer.Option(metavar="FILE", help="Where to write the page.")] = Path("report.html"),
+    out: Annotated[Path, typer.Option(metavar="FILE", help="Where to write the report: .html, .pdf or .md.")] = Path(
+        "report.html"
+    ),
     budget_per_day: BudgetPerDay = None,
     false_alert_rate: FalseAlertRate = None,
     false_discovery_rate: FalseDiscoveryRate = None,
@@ -210,39 +212,41 @@ def report(
     alerts: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write the cases as a table too: .parquet, .csv or .ndjson.")
     ] = None,
+    mask: Annotated[
+        bool, typer.Option("--mask", help="Hide the names of entities; the key is in $ANOMALY_MASK_KEY.")
+    ] = False,
     title: Annotated[str, typer.Option(help="Title of the page.")] = "Anomaly report",
     query: Query = None,
 ) -> Answer:
     """Rank the strange events as cases with reasons, on one page for the people who look into them."""
-    rules = {
-        "budget_per_day": budget_per_day,
-        "false_alert_rate": false_alert_rate,
-        "false_discovery_rate": false_discovery_rate,
-        "alert_cost": alert_cost,
-        "fraud_share": fraud_share,
-    }
-    given: dict[str, Any] = {name: value for name, value in rules.items() if value is not None}
-    if len(given.keys() - {"fraud_share"}) > 1:
-        raise ParameterError(f"give one of {' and '.join(map(_option, given))}: each of them sets the threshold")
+    given = _rule(
+        budget_per_day=budget_per_day,
+        false_alert_rate=false_alert_rate,
+        false_discovery_rate=false_discovery_rate,
+        alert_cost=alert_cost,
+        fraud_share=fraud_share,
+    )
     _check_report_files(scores, out, alerts)
     source = _source(events, query, reads=[] if scores is None else [scores], writes=[out, alerts])
 
     from anomaly.detector import Detector
-    from anomaly.ingest import write_table
+    from anomaly.masking import mask_key
     from anomaly.terminal import case_table
 
     start = _time("--since", since)
+    key = mask_key() if mask else None
     fitted = Detector.load(detector)
     rule = fitted.threshold(**given, cooldown_hours=cooldown_hours)
     read = _read(source, fitted.schema, query)
     table = fitted.score(read, since=since) if scores is None else _read_scores(scores, read, fitted, start)
     files = {"detector": detector, "scores": scores, "since": since, "out": out, "alerts": alerts}
-    command = _command(events, {**files, **given, "cooldown_hours": cooldown_hours, "title": title})
-    cases = fitted.report(out, table, events=read, **given, cooldown_hours=cooldown_hours, title=title, command=command)
-    if alerts is not None:
-        write_table(cases, alerts)
+    command = _command(events, {**files, **given, "cooldown_hours": cooldown_hours, "title": title, "mask": mask})
+    told: dict[str, Any] = {"title": title, "command": command, "mask_key": key}
+    cases = fitted.report(out, table, events=read, **given, cooldown_hours=cooldown_hours, **told)
     counts = _counts(read, table)
-    written = f"{out}   the page" + ("" if alerts is None else f"\n{alerts}   the cases as a table")
+    written = (
+        f"{out}   the {'page' if out.suffix.lower() == '.html' else 'report'}{_write_alerts(cases, table, alerts)}"
+    )
     facts = {"report": out, "alerts": alerts, **counts, **_threshold_facts(rule), "cases": len(cases)}
     top = cases.head(TOP_CASES)
     shown = f"The {len(top)} strangest of {len(cases):,} cases:" if len(top) else "No case."
@@ -362,14 +366,35 @@ def _source(
     return events[0] if len(events) == 1 else list(events)
 
 
+def _rule(**rules: float | None) -> dict[str, Any]:
+    """The options that set the threshold and were given: one, or an alert's cost with the share of fraud."""
+    given: dict[str, Any] = {name: value for name, value in rules.items() if value is not None}
+    if len(given.keys() - {"fraud_share"}) > 1:
+        raise ParameterError(f"give one of {' and '.join(map(_option, given))}: each of them sets the threshold")
+    return given
+
+
+def _write_alerts(cases: pl.DataFrame, scores: pl.DataFrame, path: Path | None) -> str:
+    """Write the cases as a table with its layout beside it, if wished, and tell where they are."""
+    from anomaly.export import write_cases
+
+    if path is None:
+        return ""
+    status = dict(scores.select("row", "status").iter_rows())
+    layout = write_cases(cases.with_columns(status=cases["peak_row"].replace_strict(status)), path)
+    return f"\n{path}   the cases as a table\n{layout}   what its columns mean"
+
+
 def _check_report_files(scores: Path | None, out: Path, alerts: Path | None) -> None:
     """Refuse what could not be read or written, before the work begins."""
     from anomaly.ingest import check_target
+    from anomaly.report import check_report
 
     if out.is_dir():
         raise ParameterError(f"--out {out} is a folder; name the file of the page, such as {out / 'report.html'}")
     if alerts is not None:
         check_target(alerts)
+    check_report(out)
     if scores is not None and not scores.is_file():
         raise InputError(f"--scores {scores}: no such file; `anomaly score` writes one")
 
@@ -501,7 +526,12 @@ def _command(events: Sequence[str], options: Mapping[str, Any]) -> str | None:
     """The command that makes a report again; None for a database, whose address may hold a password."""
     if any("://" in name for name in events):
         return None
-    given = [part for name, value in options.items() if value is not None for part in (_option(name), str(value))]
+    given = [
+        part
+        for name, value in options.items()
+        if value is not None and value is not False
+        for part in ((_option(name),) if value is True else (_option(name), str(value)))
+    ]
     return shlex.join(["anomaly", "report", *events, *given])
 
 

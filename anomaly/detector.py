@@ -26,6 +26,7 @@ from anomaly.features import Encoder
 from anomaly.history import When, as_events, as_seconds, split
 from anomaly.ingest import Events, utc_time
 from anomaly.injections import inject, possible_kinds
+from anomaly.masking import NameMask
 from anomaly.models.autoencoder import Autoencoder
 from anomaly.models.base import SequenceModel
 from anomaly.models.forecaster import Forecaster
@@ -301,8 +302,10 @@ class Detector:
         held = self.holdout_
         return (rule or makers[name](value)).fit(held.p, held.time, held.entity, money=held.money)
 
-    def cases(self, events: Events, scores: pl.DataFrame, rule: Threshold) -> pl.DataFrame:
-        """Cases of the events on which the fitted `rule` alerts, with reasons."""
+    def cases(
+        self, events: Events, scores: pl.DataFrame, rule: Threshold, mask: NameMask | None = None
+    ) -> pl.DataFrame:
+        """Cases of the events on which the fitted `rule` alerts, with reasons; the mask, if any, hides names."""
         decided = decide(rule, scores, self.schema)
         money = money_field(self.schema)
         cases = build_cases(
@@ -312,7 +315,10 @@ class Detector:
             cooldown_hours=rule.cooldown_hours,
             money=None if money is None else scores[money],
         )
-        return add_reasons(cases, self.explain(events, cases["peak_row"].to_list(), scores))
+        told = self.explain(events, cases["peak_row"].to_list(), scores)
+        if mask is None:
+            return add_reasons(cases, told)
+        return mask.cases(add_reasons(cases, mask.explanations(told)))
 
     def explain(self, events: Any, rows: Sequence[int], scores: pl.DataFrame) -> pl.DataFrame:
         """Observed, expected and rarity of each field of the events in the input `rows`; see `anomaly.explain`."""
@@ -327,22 +333,26 @@ class Detector:
         events: Any = None,
         title: str = "Anomaly report",
         command: str | None = None,
+        mask_key: bytes | None = None,
         **threshold: Any,
     ) -> pl.DataFrame:
-        """Write one self-contained HTML page of the scored events, and return its cases.
+        """Write a report of the scored events (.html, .pdf or .md), and return its cases.
 
-        Parameters are those of `alerts`, and the page's `title` and the `command` that makes it again.
+        Parameters are those of `alerts`, the `title`, the `command` that makes it again, and a `mask_key`: a secret
+        under which all names of entities are hidden, in the cases returned too (see `anomaly.masking`).
         """
         read, scores = self._scored(events, scores)
         rule = self.threshold(**threshold)
-        cases = self.cases(read, scores, rule)
+        mask = None if mask_key is None else NameMask(mask_key, read.frame["entity"].unique().to_list())
+        told = partial(self.explain, read, scores=scores)
+        cases = self.cases(read, scores, rule, mask)
         source = Source(
             schema=self.schema,
             events=read,
             scores=scores,
             cases=cases,
             rule=rule,
-            explain=lambda rows: self.explain(read, rows, scores),
+            explain=told if mask is None else lambda rows: mask.explanations(told(rows)),
             expected=lambda rows, field: expected_range(self.models_[-1], self.encoder_, read.frame, rows, field),
             fitted=self.fitted_,
             settings=self._settings(),
@@ -350,7 +360,8 @@ class Detector:
             quarantine=self.quarantine_,
             held=self._held(),
         )
-        write_report(report_data(source, title=title, command=command), Path(path))
+        data = report_data(source, title=title, command=command)
+        write_report(data if mask is None else mask.report(data), Path(path))
         return cases
 
     def _held(self) -> pl.DataFrame:
