@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import date, timedelta
 from io import TextIOWrapper
 from pathlib import Path
@@ -18,6 +18,7 @@ import typer
 
 from anomaly.errors import InputError, ParameterError
 from anomaly.files import whole_file
+from anomaly.inputs import check_report_files, check_scores, read_events_told, read_scores, seconds_of, source_of
 from anomaly.verbs import (
     AlertCost,
     Answer,
@@ -38,16 +39,13 @@ from anomaly.verbs import (
 if TYPE_CHECKING:
     import polars as pl
 
-    from anomaly.detector import Detector
     from anomaly.ingest import Events
-    from anomaly.schema import Schema
     from anomaly.thresholds import Threshold
 
 __all__ = ["app", "main"]
 
 REJECTS = "rejects.parquet"
 TOP_CASES = 10  # cases shown in the terminal
-TOLD_REJECTS = 3  # kinds of reasons shown in the terminal
 INTERRUPTED = 130  # the exit code that shells give to Ctrl-C
 
 
@@ -90,7 +88,7 @@ def init(
 
     if out.exists() and not force:
         raise ParameterError(f"{out} is there already: --force overwrites it, --out names another file")
-    source = _source([file], query, writes=[out])
+    source = source_of([file], query, writes=[out])
     head = read_head(source, query)
     schema, reasons = infer_schema(head)
     name = file.split("://")[0] + " database" if "://" in file else Path(file).name
@@ -131,13 +129,13 @@ def fit(
         raise ParameterError("--resume needs --checkpoint DIR, the folder of the fit that was cut off")
     check_folder(out)
     known = Schema.from_toml(schema)
-    source = _source(events, query)
+    source = source_of(events, query)
 
     from anomaly.detector import Detector
 
-    end = _time("--until", until)
+    end = seconds_of("--until", until)
     detector = Detector(known, hidden=hidden, quarantine_hours=quarantine_hours, epochs=epochs, seed=seed)
-    read = _read(source, known, query)
+    read = read_events_told(source, known, query)
     if end is not None and not (read.frame["time"] < end).any():
         raise InputError(f"--until {until}: no event is before it")
     try:
@@ -173,13 +171,13 @@ def score(
     check_target(out)
     if out.name == REJECTS:
         raise ParameterError(f"--out {out}: that name is taken by the rejected rows; give another one")
-    source = _source(events, query, writes=[out, rejects])
+    source = source_of(events, query, writes=[out, rejects])
 
     from anomaly.detector import Detector
 
-    _time("--since", since)
+    seconds_of("--since", since)
     fitted = Detector.load(detector)
-    read = _read(source, fitted.schema, query)
+    read = read_events_told(source, fitted.schema, query)
     scores = fitted.score(read, since=since)
     write_table(scores, out)
     write_table(read.rejects, rejects)
@@ -200,7 +198,9 @@ def report(
         Path | None, typer.Option(metavar="FILE", help="What `anomaly score` wrote. [default: score now]")
     ] = None,
     since: Since = None,
-    out: Annotated[Path, typer.Option(metavar="FILE", help="Where to write the page.")] = Path("report.html"),
+    out: Annotated[Path, typer.Option(metavar="FILE", help="Where to write the report: .html, .pdf or .md.")] = Path(
+        "report.html"
+    ),
     budget_per_day: BudgetPerDay = None,
     false_alert_rate: FalseAlertRate = None,
     false_discovery_rate: FalseDiscoveryRate = None,
@@ -210,39 +210,43 @@ def report(
     alerts: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write the cases as a table too: .parquet, .csv or .ndjson.")
     ] = None,
+    mask: Annotated[
+        bool, typer.Option("--mask", help="Hide the names of entities; the key is in $ANOMALY_MASK_KEY.")
+    ] = False,
     title: Annotated[str, typer.Option(help="Title of the page.")] = "Anomaly report",
     query: Query = None,
 ) -> Answer:
     """Rank the strange events as cases with reasons, on one page for the people who look into them."""
-    rules = {
-        "budget_per_day": budget_per_day,
-        "false_alert_rate": false_alert_rate,
-        "false_discovery_rate": false_discovery_rate,
-        "alert_cost": alert_cost,
-        "fraud_share": fraud_share,
-    }
-    given: dict[str, Any] = {name: value for name, value in rules.items() if value is not None}
-    if len(given.keys() - {"fraud_share"}) > 1:
-        raise ParameterError(f"give one of {' and '.join(map(_option, given))}: each of them sets the threshold")
-    _check_report_files(scores, out, alerts)
-    source = _source(events, query, reads=[] if scores is None else [scores], writes=[out, alerts])
+    given = _rule(
+        budget_per_day=budget_per_day,
+        false_alert_rate=false_alert_rate,
+        false_discovery_rate=false_discovery_rate,
+        alert_cost=alert_cost,
+        fraud_share=fraud_share,
+    )
+    check_report_files(scores, out, alerts)
+    source = source_of(events, query, reads=[] if scores is None else [scores], writes=[out, alerts])
 
     from anomaly.detector import Detector
-    from anomaly.ingest import write_table
+    from anomaly.masking import mask_key
     from anomaly.terminal import case_table
 
-    start = _time("--since", since)
+    start = seconds_of("--since", since)
+    key = mask_key() if mask else None
     fitted = Detector.load(detector)
     rule = fitted.threshold(**given, cooldown_hours=cooldown_hours)
-    read = _read(source, fitted.schema, query)
-    table = fitted.score(read, since=since) if scores is None else _read_scores(scores, read, fitted, start)
+    read = read_events_told(source, fitted.schema, query)
+    table = fitted.score(read, since=since) if scores is None else read_scores(scores, read, fitted, start)
     files = {"detector": detector, "scores": scores, "since": since, "out": out, "alerts": alerts}
-    command = _command("report", events, {**files, **given, "cooldown_hours": cooldown_hours, "title": title})
-    cases = fitted.report(out, table, events=read, **given, cooldown_hours=cooldown_hours, title=title, command=command)
-    if alerts is not None:
-        write_table(cases, alerts)
+    command = _command(
+        "report", events, {**files, **given, "cooldown_hours": cooldown_hours, "title": title, "mask": mask}
+    )
+    told: dict[str, Any] = {"title": title, "command": command, "mask_key": key}
+    cases = fitted.report(out, table, events=read, **given, cooldown_hours=cooldown_hours, **told)
     counts = _counts(read, table)
-    written = f"{out}   the page" + ("" if alerts is None else f"\n{alerts}   the cases as a table")
+    written = (
+        f"{out}   the {'page' if out.suffix.lower() == '.html' else 'report'}{_write_alerts(cases, table, alerts)}"
+    )
     facts = {"report": out, "alerts": alerts, **counts, **_threshold_facts(rule), "cases": len(cases)}
     top = cases.head(TOP_CASES)
     shown = f"The {len(top)} strangest of {len(cases):,} cases:" if len(top) else "No case."
@@ -278,15 +282,15 @@ def explain(
     given: dict[str, Any] = {"budget_per_day": budget_per_day, "false_alert_rate": false_alert_rate}
     if figure is not None:
         check_figure(figure)
-    _check_scores(scores)
-    source = _source(events, query, reads=[] if scores is None else [scores], writes=[figure])
+    check_scores(scores)
+    source = source_of(events, query, reads=[] if scores is None else [scores], writes=[figure])
 
     from anomaly.detector import Detector
 
     fitted = Detector.load(detector)
     rule = fitted.threshold(**{name: value for name, value in given.items() if value is not None})
-    read = _read(source, fitted.schema, query)
-    table = fitted.score(read) if scores is None else _read_scores(scores, read, fitted, None)
+    read = read_events_told(source, fitted.schema, query)
+    table = fitted.score(read) if scores is None else read_scores(scores, read, fitted, None)
     story = event_story(fitted, read, table, find_row(read, table, event, row), rule)
     facts = story.facts
     if figure is not None:
@@ -320,7 +324,7 @@ def rehearse(
     given: dict[str, Any] = {"budget_per_day": budget_per_day, "false_alert_rate": false_alert_rate}
     fitted = Detector.load(detector)
     rule = fitted.threshold(**{name: value for name, value in given.items() if value is not None})
-    read = _read(_source(events, query), fitted.schema, query)
+    read = read_events_told(source_of(events, query), fitted.schema, query)
     found = fitted.rehearsal(read, rule, episodes=episodes, seed=seed)
     return Answer(
         {**_threshold_facts(rule), "kinds": found.to_dicts()},
@@ -358,7 +362,7 @@ def compare(
     from anomaly.schema import Schema
 
     known = Schema.from_toml(schema)
-    source = _source(events, query, reads=[] if labels is None else [labels])
+    source = source_of(events, query, reads=[] if labels is None else [labels])
     if labels is None and known.label is None:
         raise ParameterError(
             'compare needs labels: give --labels FILE, or name the column in the schema, label = "..."'
@@ -373,11 +377,11 @@ def compare(
         told: Any = read_labels(source, known, query=query)["label"].fill_null(value=False)
     else:
         told = read_label_table(labels, known, label)
-    _time("--since", since)
+    seconds_of("--since", since)
     options: dict[str, Any] = {"label_delay_days": label_delay_days, "folds": folds, "budget_per_day": budget_per_day}
     options |= {"hidden": hidden, "epochs": epochs, "seed": seed}
     comparison = Comparison(schema=known, since=since, say=note, **options)
-    found = comparison.run(_read(source, known, query), told)
+    found = comparison.run(read_events_told(source, known, query), told)
     files = {"labels": labels, "label": label if labels else None, "schema": schema, "since": since, "out": out}
     command = _command("compare", events, {**files, **options})
     page = write_comparison_page(found, out / PAGE, asked=comparison, command=command)
@@ -398,99 +402,23 @@ def main() -> None:
     app()
 
 
-# ---- reading ---------------------------------------------------------------------------------------------------------
-def _source(
-    events: Sequence[str], query: str | None, *, reads: Iterable[Path] = (), writes: Iterable[Path | None] = ()
-) -> str | list[str]:
-    """What to read, after a check that nothing that is read will be written over."""
-    databases = [name for name in events if "://" in name]
-    if databases and len(events) > 1:
-        raise ParameterError("a database is read alone: give either one database or files")
-    if query is not None and not databases:
-        raise ParameterError(f"--query needs a database, such as sqlite:///events.db; {events[0]} is none")
-    inputs = {Path(name).resolve() for name in events} | {path.resolve() for path in reads}
-    for path in writes:
-        if path is not None and path.resolve() in inputs:
-            raise ParameterError(f"{path} is read here and would be overwritten; give another name")
-    return events[0] if len(events) == 1 else list(events)
+def _rule(**rules: float | None) -> dict[str, Any]:
+    """The options that set the threshold and were given: one, or an alert's cost with the share of fraud."""
+    given: dict[str, Any] = {name: value for name, value in rules.items() if value is not None}
+    if len(given.keys() - {"fraud_share"}) > 1:
+        raise ParameterError(f"give one of {' and '.join(map(_option, given))}: each of them sets the threshold")
+    return given
 
 
-def _check_report_files(scores: Path | None, out: Path, alerts: Path | None) -> None:
-    """Refuse what could not be read or written, before the work begins."""
-    from anomaly.ingest import check_target
+def _write_alerts(cases: pl.DataFrame, scores: pl.DataFrame, path: Path | None) -> str:
+    """Write the cases as a table with its layout beside it, if wished, and tell where they are."""
+    from anomaly.export import write_cases
 
-    if out.is_dir():
-        raise ParameterError(f"--out {out} is a folder; name the file of the page, such as {out / 'report.html'}")
-    if alerts is not None:
-        check_target(alerts)
-    _check_scores(scores)
-
-
-def _check_scores(scores: Path | None) -> None:
-    if scores is not None and not scores.is_file():
-        raise InputError(f"--scores {scores}: no such file; `anomaly score` writes one")
-
-
-def _time(option: str, text: str | None) -> float | None:
-    """Seconds since 1970 of an option's time."""
-    from anomaly.history import as_seconds
-
-    try:
-        return as_seconds(text)
-    except ParameterError as error:
-        raise ParameterError(f"{option}: {error}") from None
-
-
-def _read(source: str | list[str], schema: Schema, query: str | None) -> Events:
-    """Read events, and tell on standard error what is worth telling."""
-    from anomaly.digest import rejects
-    from anomaly.ingest import read_events
-
-    read = read_events(source, schema, query=query)
-    if not len(read):
-        raise InputError(f"none of the {read.n_input:,} rows can be read; the first one: {read.rejects['reason'][0]}")
-    for text in read.notes:
-        note(f"note: {text}")
-    kinds = rejects(read.rejects)
-    for _, rows, example in kinds.head(TOLD_REJECTS).iter_rows():
-        note(f"rejected: {rows:,} {'row' if rows == 1 else 'rows'} like {example}")
-    if len(kinds) > TOLD_REJECTS:
-        note(f"rejected: {kinds['rows'][TOLD_REJECTS:].sum():,} rows for other reasons")
-    return read
-
-
-def _read_scores(path: Path, read: Events, detector: Detector, start: float | None) -> pl.DataFrame:
-    """Read scores that `anomaly score` wrote, and check that they are scores of these events by this detector."""
-    import polars as pl
-
-    try:
-        table = pl.read_parquet(path)
-    except (pl.exceptions.PolarsError, OSError) as error:
-        raise InputError(f"--scores {path}: cannot be read as Parquet ({str(error).splitlines()[0]})") from None
-    schema = detector.schema
-    needed = ["row", "time", "p_value", "score", "surprise", "status", *schema.entity, *schema.categorical]
-    needed += [field.name for field in schema.numeric]
-    needed += [f"field:{column.name}" for column in detector.models_[-1].fields.columns]
-    if missing := [name for name in needed if name not in table.columns]:
-        raise InputError(f"--scores {path}: no column {', '.join(missing)}; score again with this detector")
-    _check_same_events(path, table, read)
-    return table if start is None else table.filter(pl.col("time").dt.epoch("us") >= start * 1e6)
-
-
-def _check_same_events(path: Path, scores: pl.DataFrame, read: Events) -> None:
-    import polars as pl
-
-    time = pl.from_epoch((pl.col("time") * 1e6).round().cast(pl.Int64), time_unit="us").dt.replace_time_zone("UTC")
-    known = read.frame.select("row", read=time)
-    both = scores.select("row", "time").join(known, on="row", how="left")
-    strange = both.filter(pl.col("read").is_null() | (pl.col("read") != pl.col("time")) | pl.col("row").is_duplicated())
-    if len(strange):
-        row, scored, found = strange.row(0)
-        there = "no accepted event" if found is None else f"of {found:%Y-%m-%d %H:%M:%S}"
-        raise InputError(
-            f"--scores {path}: row {row} was scored as an event of {scored:%Y-%m-%d %H:%M:%S}, but in the events given "
-            f"it is {there}; give the same events in the same order, or score again"
-        )
+    if path is None:
+        return ""
+    status = dict(scores.select("row", "status").iter_rows())
+    layout = write_cases(cases.with_columns(status=cases["peak_row"].replace_strict(status)), path)
+    return f"\n{path}   the cases as a table\n{layout}   what its columns mean"
 
 
 # ---- telling ---------------------------------------------------------------------------------------------------------
@@ -554,12 +482,17 @@ def _write(path: Path, text: str) -> None:
         draft.write_text(text, encoding="utf-8")
 
 
-def _command(name: str, events: Sequence[str], options: Mapping[str, Any]) -> str | None:
+def _command(verb: str, events: Sequence[str], options: Mapping[str, Any]) -> str | None:
     """The command that makes a page again; None for a database, whose address may hold a password."""
     if any("://" in name for name in events):
         return None
-    given = [part for name, value in options.items() if value is not None for part in (_option(name), str(value))]
-    return shlex.join(["anomaly", name, *events, *given])
+    given = [
+        part
+        for name, value in options.items()
+        if value is not None and value is not False
+        for part in ((_option(name),) if value is True else (_option(name), str(value)))
+    ]
+    return shlex.join(["anomaly", verb, *events, *given])
 
 
 def _option(name: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import platform
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -28,6 +28,7 @@ from anomaly.features import Encoder
 from anomaly.history import When, as_events, as_seconds, split
 from anomaly.ingest import Events, utc_time
 from anomaly.injections import inject, possible_kinds
+from anomaly.masking import NameMask
 from anomaly.models.autoencoder import Autoencoder
 from anomaly.models.base import SequenceModel
 from anomaly.models.forecaster import Forecaster
@@ -40,7 +41,7 @@ from anomaly.schema import Schema
 from anomaly.score_table import score_table, statuses
 from anomaly.scorer import LEAST_LOG_P, Combination, Errors, Scorer
 from anomaly.sequences import Sequences
-from anomaly.thresholds import Budget, ExpectedCost, FalseAlertRate, FalseDiscoveryRate, Threshold
+from anomaly.thresholds import Threshold, usual_rule
 
 Float = NDArray[np.float64]
 Mask = NDArray[np.bool_]
@@ -48,7 +49,6 @@ Mask = NDArray[np.bool_]
 QUARANTINE_GAPS = 30  # typical gaps until an event is remembered: longer than most runs of fraud
 EPISODES = 40  # planted frauds of each kind by which the combination is chosen
 MOST_REHEARSED = 150_000  # events of copies, and of genuine histories beside them
-BUDGET_PER_DAY = 50.0  # cases that a desk looks into, unless told otherwise
 
 
 @dataclass(frozen=True)
@@ -257,17 +257,7 @@ class Detector:
         read, scores = self._scored(events, scores)
         return self.cases(read, scores, self.threshold(**threshold))
 
-    def threshold(
-        self,
-        rule: Threshold | None = None,
-        *,
-        budget_per_day: float | None = None,
-        false_alert_rate: float | None = None,
-        false_discovery_rate: float | None = None,
-        alert_cost: float | None = None,
-        fraud_share: float | None = None,
-        cooldown_hours: float = 24.0,
-    ) -> Threshold:
+    def threshold(self, rule: Threshold | None = None, **wish: float | None) -> Threshold:
         """Return the decision rule, fitted on the held-out slice; ``describe()`` says what it costs a day.
 
         Parameters
@@ -284,27 +274,16 @@ class Detector:
             What it costs to look into an alert, in the unit of the schema's first log number, and the share of fraud
             among the events as far as you know: alerts where the money at risk may be worth it.
         cooldown_hours : float
-            Alerting events of one entity closer than this are one case.
+            Alerting events of one entity closer than this are one case; 24 by default.
         """
         self._fitted()
-        makers: dict[str, Callable[[float], Threshold]] = {
-            "budget_per_day": partial(Budget, cooldown_hours=cooldown_hours),
-            "false_alert_rate": partial(FalseAlertRate, cooldown_hours=cooldown_hours),
-            "false_discovery_rate": partial(FalseDiscoveryRate, cooldown_hours=cooldown_hours),
-            "alert_cost": lambda cost: ExpectedCost(cost, fraud_share or 0.0, cooldown_hours=cooldown_hours),
-        }
-        wishes = (budget_per_day, false_alert_rate, false_discovery_rate, alert_cost)
-        given = {name: value for name, value in zip(makers, wishes, strict=True) if value is not None}
-        if len(given) + (rule is not None) > 1:
-            raise ParameterError(f"threshold: give one of rule, {', '.join(makers)}")
-        if (alert_cost is None) != (fraud_share is None):
-            raise ParameterError("threshold: alert_cost and fraud_share go together; give both")
-        name, value = next(iter(given.items()), ("budget_per_day", BUDGET_PER_DAY))
         held = self.holdout_
-        return (rule or makers[name](value)).fit(held.p, held.time, held.entity, money=held.money)
+        return usual_rule(rule, **wish).fit(held.p, held.time, held.entity, money=held.money)  # type: ignore[arg-type]
 
-    def cases(self, events: Events, scores: pl.DataFrame, rule: Threshold) -> pl.DataFrame:
-        """Cases of the events on which the fitted `rule` alerts, with reasons."""
+    def cases(
+        self, events: Events, scores: pl.DataFrame, rule: Threshold, mask: NameMask | None = None
+    ) -> pl.DataFrame:
+        """Cases of the events on which the fitted `rule` alerts, with reasons; the mask, if any, hides names."""
         decided = decide(rule, scores, self.schema)
         money = money_field(self.schema)
         cases = build_cases(
@@ -314,7 +293,10 @@ class Detector:
             cooldown_hours=rule.cooldown_hours,
             money=None if money is None else scores[money],
         )
-        return add_reasons(cases, self.explain(events, cases["peak_row"].to_list(), scores))
+        told = self.explain(events, cases["peak_row"].to_list(), scores)
+        if mask is None:
+            return add_reasons(cases, told)
+        return mask.cases(add_reasons(cases, mask.explanations(told)))
 
     def explain(self, events: Any, rows: Sequence[int], scores: pl.DataFrame) -> pl.DataFrame:
         """Observed, expected, rarity and part of each field of the events in `rows`; see `anomaly.explain.explain`."""
@@ -344,30 +326,37 @@ class Detector:
         events: Any = None,
         title: str = "Anomaly report",
         command: str | None = None,
+        mask_key: bytes | None = None,
         **threshold: Any,
     ) -> pl.DataFrame:
-        """Write one self-contained HTML page of the scored events, and return its cases.
+        """Write a report of the scored events (.html, .pdf or .md), and return its cases.
 
-        Parameters are those of `alerts`, and the page's `title` and the `command` that makes it again.
+        Parameters are those of `alerts`, the `title`, the `command` that makes it again, and a `mask_key`: a secret
+        under which all names of entities are hidden, in the cases returned too (see `anomaly.masking`).
         """
         read, scores = self._scored(events, scores)
         rule = self.threshold(**threshold)
-        cases = self.cases(read, scores, rule)
+        mask = None if mask_key is None else NameMask(mask_key, read.frame["entity"].unique().to_list())
+        told = partial(self.explain, read, scores=scores)
+        cases = self.cases(read, scores, rule, mask)
         source = Source(
             schema=self.schema,
             events=read,
             scores=scores,
             cases=cases,
             rule=rule,
-            explain=lambda rows: self.explain(read, rows, scores),
+            explain=told if mask is None else lambda rows: mask.explanations(told(rows)),
             expected=lambda rows, field: expected_range(self.models_[-1], self.encoder_, read.frame, rows, field),
             fitted=self.fitted_,
             settings=self._settings(),
             versions=versions(),
             quarantine=self.quarantine_,
             held=self._held(),
+            breakdown=partial(self.breakdown, read, scores=scores),
+            counterfactual=partial(self.counterfactual, read, scores=scores, rule=rule),
         )
-        write_report(report_data(source, title=title, command=command), Path(path))
+        data = report_data(source, title=title, command=command)
+        write_report(data if mask is None else mask.report(data), Path(path))
         return cases
 
     def _held(self) -> pl.DataFrame:

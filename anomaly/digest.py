@@ -327,7 +327,7 @@ def _told_of_peaks(source: Source, peaks: pl.Series) -> tuple[pl.DataFrame, dict
     rows = peaks.unique(maintain_order=True).to_list()
     parts = pl.DataFrame(schema={"row": pl.Int64, "part": pl.String, "share": pl.Float64})
     if source.breakdown is not None:
-        name = pl.concat_str([pl.col(c).fill_null("") for c in ("detector", "field", "part")], separator=" · ")
+        name = pl.concat_str([pl.col(c).fill_null("") for c in ("detector", "field")], separator=" · ")
         found = source.breakdown(rows).select("row", name.str.strip_chars(" ·").alias("part"), "share")
         parts = found.sort("row", pl.col("share").abs(), descending=[False, True], maintain_order=True)
     if source.counterfactual is None:

@@ -11,11 +11,12 @@ from __future__ import annotations
 import base64
 import hashlib
 import os
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from datetime import date, datetime
+from datetime import date
 from functools import cache
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -28,236 +29,172 @@ from numpy.typing import NDArray
 from anomaly import figures
 from anomaly.case_figures import case_figure, case_map
 from anomaly.casework import LIKENESS
+from anomaly.errors import ParameterError
 from anomaly.figures import one_in
 from anomaly.files import whole_file
+from anomaly.printing import needed_browser, write_pdf
+from anomaly.report_data import CaseTimeline, ReportData
 from anomaly.wording import NAME, SENTENCE, cells, cut, day, hours, local, plural, printable
 
-__all__ = ["CaseTimeline", "ReportData", "render", "write_report"]
+__all__ = ["CaseTimeline", "ReportData", "check_report", "render", "render_markdown", "write_report"]
 
 _MOST_CASES = 1000  # rows of the table of cases; the page says so when there are more
 _HEADING = 24  # characters of a heading in the table
-_OPEN = 3  # cases whose details are open at first
-
-
-@dataclass(frozen=True)
-class CaseTimeline:
-    """What one case's details show.
-
-    Attributes
-    ----------
-    entity : str
-        Name of the entity.
-    time : ndarray of datetime64, shape (n,)
-        UTC, not decreasing: the entity's history up to the case, and the case.
-    value : ndarray of shape (n,), or None
-        The value to follow, such as the amount, in its own unit; NaN = missing.
-    value_name : str
-        Its name; "" if there is no value.
-    surprise : ndarray of shape (n,)
-        -log10 p of each event; NaN = no statement.
-    alerting : ndarray of bool, shape (n,)
-        The events that alert, those of the entity's other cases too.
-    events : DataFrame
-        The events of the case and a few before it, ready to show. Columns with a meaning of their own, each optional:
-        ``alerting`` (Boolean, marks the row), ``surprise`` (Float64, shown as "1 in n"), ``reasons`` (List[String] or
-        String). Times with a zone are shown in the report's zone; all else is shown as text.
-    low, high : ndarray of shape (n,), or None
-        Range in which each value was expected, in the value's unit; NaN = not known.
-    inside, remembered : ndarray of bool, shape (n,), or None
-        Events from the case's first alert to its last, and events that were in the models' memory when it began; the
-        others were in quarantine. None: from the case's times, and all.
-    gap : ndarray of shape (n,), or None
-        Seconds since the previous event of the entity; NaN = none. None: from `time`.
-    strips : mapping of str to ndarray of int8, shape (n,)
-        Category -> how familiar each value was; see `anomaly.case_figures.case_figure`.
-    latitude, longitude : ndarray of shape (n,), or None
-        Degrees, NaN = missing.
-    known : int
-        Events of the entity in all, up to the case's end; 0 = as many as are drawn.
-    similar : DataFrame
-        Earlier events like the strangest one, ready to show, the most alike first; numbers in [0, 1] under the heading
-        `anomaly.casework.LIKENESS`.
-    linked : DataFrame
-        Columns of `anomaly.casework.linked_entities`.
-    parts : DataFrame
-        ``part`` (text), ``share`` (Float64): what adds up to the surprise.
-    counterfactual : str
-        What would have passed, in a sentence; "" if not known.
-    money_since : float
-        What all the entity's events since the first alert are worth, alerting or not; NaN = not known.
-    """
-
-    entity: str
-    time: NDArray[np.datetime64]
-    value: NDArray[np.float64] | None
-    value_name: str
-    surprise: NDArray[np.float64]
-    alerting: NDArray[np.bool_]
-    events: pl.DataFrame
-    low: NDArray[np.float64] | None = None
-    high: NDArray[np.float64] | None = None
-    inside: NDArray[np.bool_] | None = None
-    remembered: NDArray[np.bool_] | None = None
-    gap: NDArray[np.float64] | None = None
-    strips: Mapping[str, NDArray[np.int8]] = field(default_factory=dict)
-    latitude: NDArray[np.float64] | None = None
-    longitude: NDArray[np.float64] | None = None
-    known: int = 0
-    similar: pl.DataFrame = field(default_factory=pl.DataFrame)
-    linked: pl.DataFrame = field(default_factory=pl.DataFrame)
-    parts: pl.DataFrame = field(default_factory=pl.DataFrame)
-    counterfactual: str = ""
-    money_since: float = float("nan")
-
-
-@dataclass(frozen=True)
-class ReportData:
-    """Everything on the page, in its order. A frame without rows leaves its part of the page out.
-
-    Attributes
-    ----------
-    title : str
-        Heading and title of the page.
-    created : datetime
-        When the report was made; shown in its own zone.
-    summary : mapping of str to str
-        Label -> text, shown as tiles, in order.
-    settings, versions : mapping of str to str
-        Label -> text, shown as lists, in order.
-    command : str or None
-        The command that makes this page again.
-    threshold_p : float
-        p-value at which events begin to alert; NaN if the decision has no single line.
-    threshold_text : str
-        The decision in a sentence.
-    score_histogram : (edges (B + 1,), counts of all events (B,), counts of alerting events (B,))
-        On surprise = -log10 p.
-    alerts_per_day : DataFrame
-        day (Date), cases, and optionally money; further columns are not shown.
-    cases : DataFrame
-        The table of `anomaly.alerts.build_cases`, with reasons; ranked. Optionally ``status`` (that of the strangest
-        event) and ``fields`` (names of the fields in the reasons), to filter by.
-    timelines : mapping of int to CaseTimeline
-        Case number -> details, for the top cases; shown in this order.
-    calibration : DataFrame
-        nominal, observed, low, high: stated p-values and the observed shares on held-out events.
-    histories : mapping of str to DataFrame
-        Model -> epoch, train_loss, valid_loss.
-    drift : DataFrame
-        Columns of `anomaly.drift.drift`.
-    quality : DataFrame
-        what, events, share: missing fields and statuses of the scored events.
-    rejects : DataFrame
-        reason, rows, example.
-    notes : sequence of str
-        Things worth telling.
-    budget_per_day : float or None
-        Cases per day that the desk asked for; a line in the figure of alerts per day.
-    money_name : str
-        Heading of the money column, such as "Amount (EUR)"; "" gives "Money".
-    time_zone : str
-        Zone in which all times are shown, such as "Europe/Paris".
-    """
-
-    title: str
-    created: datetime
-    summary: Mapping[str, str]
-    settings: Mapping[str, str]
-    versions: Mapping[str, str]
-    command: str | None
-    threshold_p: float
-    threshold_text: str
-    score_histogram: tuple[NDArray[Any], NDArray[Any], NDArray[Any]]
-    alerts_per_day: pl.DataFrame
-    cases: pl.DataFrame
-    timelines: Mapping[int, CaseTimeline] = field(default_factory=dict)
-    calibration: pl.DataFrame = field(default_factory=pl.DataFrame)
-    histories: Mapping[str, pl.DataFrame] = field(default_factory=dict)
-    drift: pl.DataFrame = field(default_factory=pl.DataFrame)
-    quality: pl.DataFrame = field(default_factory=pl.DataFrame)
-    rejects: pl.DataFrame = field(default_factory=pl.DataFrame)
-    notes: Sequence[str] = ()
-    budget_per_day: float | None = None
-    money_name: str = ""
-    time_zone: str = "UTC"
+_OPEN, _UNFOLDED = 3, 20  # cases whose details are open at first; on paper and in Markdown
+SUFFIXES = (".html", ".pdf", ".md")
 
 
 def write_report(data: ReportData, path: str | os.PathLike[str]) -> Path:
-    """Write the page to `path`: whole or not at all.
+    """Write the report to `path`, whole or not at all: a page, or by its suffix .md Markdown text, .pdf a printed page.
 
     Returns
     -------
     Path
         The file written. Folders above it are made; an older file is replaced.
+
+    Raises
+    ------
+    ParameterError
+        For a suffix that is none of these.
+    PackageError
+        For a PDF without an installed browser.
     """
-    target = Path(path)
+    target = check_report(path)
     target.parent.mkdir(parents=True, exist_ok=True)
+    kind = target.suffix.lower()
     with whole_file(target) as draft:
-        draft.write_bytes(render(data).encode())
+        if kind == ".pdf":
+            write_pdf(render(data, unfolded=_UNFOLDED), draft)
+        else:
+            draft.write_bytes((render_markdown(data) if kind == ".md" else render(data)).encode())
     return target
 
 
-def render(data: ReportData) -> str:
+def check_report(path: str | os.PathLike[str]) -> Path:
+    """Refuse what `write_report` could not write, so that long work need not end in an error."""
+    target = Path(path)
+    kind = target.suffix.lower()
+    if kind not in SUFFIXES:
+        raise ParameterError(f"{target}: a report is written as {', '.join(SUFFIXES)}; got suffix {target.suffix!r}")
+    if kind == ".pdf":
+        needed_browser()
+    return target
+
+
+def render(data: ReportData, *, unfolded: int = _OPEN) -> str:
     """Return the page as text.
 
     Parameters
     ----------
     data : ReportData
+    unfolded : int
+        Cases whose details are open at first; on paper, the others are left out.
 
     Returns
     -------
     str
         One HTML document, without any address to load from.
     """
-    environment = _environment()
     script = _source("report.js")
     style = "\n".join(_source(name) for name in ("report.css", "cases.css", "small.css"))
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    page = (
+        _environment()
+        .get_template("report.html.j2")
+        .render(
+            policy=f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'; base-uri 'none'; "
+            "form-action 'none'",
+            style=Markup(style),
+            script=Markup(script),
+            figures=_overview_figures(data),
+            health=_health_figures(data),
+            unfolded=unfolded,
+            **_context(data),
+        )
+    )
+    return _encodable(page)
+
+
+def render_markdown(data: ReportData) -> str:
+    """Return the report as Markdown text, with what the page says, without its figures."""
+    days = [(day(row[0]), f"{row[1]:,}") for row in _rows(data.alerts_per_day, "day", "cases")]
+    valued = bool(data.money_name) and "money" in data.alerts_per_day.columns
+    worth = [f"{money:,.0f}" for money in data.alerts_per_day["money"]] if valued else [""] * len(days)
+    check = [
+        (one_in(stated), one_in(seen), f"{one_in(high)} to {one_in(low)}")
+        for stated, seen, low, high in _rows(data.calibration, "nominal", "observed", "low", "high")
+    ]
+    text = (
+        _environment(markdown=True)
+        .get_template("report.md.j2")
+        .render(
+            days=[(*one, money) for one, money in zip(days, worth, strict=True)],
+            calibration=check,
+            most_details=_UNFOLDED,
+            code=Markup(" ".join(printable(data.command or "").split())),
+            **_context(data),
+        )
+    )
+    return _encodable(re.sub(r"\n{3,}", "\n\n", text).strip() + "\n")
+
+
+def _encodable(text: str) -> str:
+    return text.encode("utf-8", "replace").decode()  # half a surrogate pair, which UTF-8 cannot hold, becomes "?"
+
+
+def _context(data: ReportData) -> dict[str, Any]:
+    """What both templates show."""
     rows = _case_rows(data)
-    by_case = {row["case"]: row for row in rows}
-    page = environment.get_template("report.html.j2").render(
-        policy=f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'; base-uri 'none'; "
-        "form-action 'none'",
-        style=Markup(style),
-        script=Markup(script),
-        title=cut(data.title, NAME),
-        created=f"{day(data.created)}, {data.created:%H:%M} {data.created.tzname() or ''}".strip(),
-        threshold_text=cut(data.threshold_text, 4 * SENTENCE),
-        summary=[(cut(label, NAME), cut(text, NAME)) for label, text in data.summary.items()],
-        figures=_overview_figures(data),
-        health=_health_figures(data),
-        drift=_drift(data.drift),
-        quality=[
+    return {
+        "title": cut(data.title, NAME),
+        "created": f"{day(data.created)}, {data.created:%H:%M} {data.created.tzname() or ''}".strip(),
+        "threshold_text": cut(data.threshold_text, 4 * SENTENCE),
+        "summary": [(cut(label, NAME), cut(text, NAME)) for label, text in data.summary.items()],
+        "drift": _drift(data.drift),
+        "quality": [
             (cut(what, NAME), f"{n:,}", f"{share:.2%}")
             for what, n, share in _rows(data.quality, "what", "events", "share")
         ],
-        rows=rows,
+        "rows": rows,
         **_filters(rows),
-        n_cases=data.cases.height,
-        has_money=any(row["money"] for row in rows),
-        money_name=cut(data.money_name, _HEADING),
-        zone=data.time_zone,
-        details=_details(data, by_case),
-        rejects=[
+        "n_cases": data.cases.height,
+        "has_money": any(row["money"] for row in rows),
+        "money_name": cut(data.money_name, _HEADING),
+        "zone": data.time_zone,
+        "details": _details(data, {row["case"]: row for row in rows}),
+        "rejects": [
             (cut(reason, SENTENCE), int(n), cut(example, SENTENCE))
             for reason, n, example in _rows(data.rejects, "reason", "rows", "example")
         ],
-        notes=[cut(note, 4 * SENTENCE) for note in data.notes],
-        settings=_pairs(data.settings),
-        versions=_pairs(data.versions),
-        command=printable(data.command or ""),
-    )
-    return page.encode("utf-8", "replace").decode()  # half a surrogate pair, which UTF-8 cannot hold, becomes "?"
+        "notes": [cut(note, 4 * SENTENCE) for note in data.notes],
+        "settings": _pairs(data.settings),
+        "versions": _pairs(data.versions),
+        "command": printable(data.command or ""),
+    }
 
 
 @cache
-def _environment() -> Environment:
+def _environment(*, markdown: bool = False) -> Environment:
     return Environment(
         loader=PackageLoader("anomaly", "templates"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
+        finalize=_plain if markdown else None,
+    )
+
+
+def _plain(value: object) -> object:
+    r"""Text from the data as plain text of Markdown, HTML escaped as well.
+
+    >>> print(_plain("a|b_c <i>"))
+    a\|b\_c &lt;i&gt;
+    """
+    return (
+        value
+        if isinstance(value, Markup)
+        else Markup(re.sub(r"([\\`*_{}\[\]#|~!])", r"\\\1", escape(str(value), quote=False)))
     )
 
 
@@ -400,9 +337,9 @@ def _decimals(amounts: Iterable[float | None]) -> int:
 
 def _details(data: ReportData, rows: Mapping[int, Mapping[str, Any]]) -> list[dict[str, Any]]:
     numbers = list(data.timelines)
-    found = []
+    found: list[dict[str, Any]] = []
     for before, case, after in zip([None, *numbers], numbers, [*numbers[1:], None], strict=False):
-        around = {"before": before, "after": after, "open": case in numbers[:_OPEN]}
+        around = {"before": before, "after": after, "place": len(found) + 1}
         found.append({**_detail(data, case, data.timelines[case], rows.get(case)), **around})
     return found
 

@@ -21,6 +21,7 @@ from anomaly.thresholds.cost import ExpectedCost
 from anomaly.thresholds.discovery import FalseDiscoveryRate, OnlineFalseDiscoveryRate
 from anomaly.thresholds.extremes import PeaksOverThreshold
 from anomaly.thresholds.rates import Budget, FalseAlertRate
+from anomaly.thresholds.usual import usual_rule
 
 __all__ = [
     "BackTest",
@@ -34,4 +35,5 @@ __all__ = [
     "Threshold",
     "case_numbers",
     "count_cases",
+    "usual_rule",
 ]
