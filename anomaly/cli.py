@@ -28,6 +28,7 @@ from anomaly.verbs import (
     FalseAlertRate,
     FalseDiscoveryRate,
     FraudShare,
+    Mask,
     Query,
     Since,
     Sources,
@@ -210,9 +211,7 @@ def report(
     alerts: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write the cases as a table too: .parquet, .csv or .ndjson.")
     ] = None,
-    mask: Annotated[
-        bool, typer.Option("--mask", help="Hide the names of entities; the key is in $ANOMALY_MASK_KEY.")
-    ] = False,
+    mask: Mask = False,
     title: Annotated[str, typer.Option(help="Title of the page.")] = "Anomaly report",
     query: Query = None,
 ) -> Answer:
@@ -223,7 +222,7 @@ def report(
         false_discovery_rate=false_discovery_rate,
         alert_cost=alert_cost,
         fraud_share=fraud_share,
-    )
+    ) | {"cooldown_hours": cooldown_hours}
     check_report_files(scores, out, alerts)
     source = source_of(events, query, reads=[] if scores is None else [scores], writes=[out, alerts])
 
@@ -234,15 +233,12 @@ def report(
     start = seconds_of("--since", since)
     key = mask_key() if mask else None
     fitted = Detector.load(detector)
-    rule = fitted.threshold(**given, cooldown_hours=cooldown_hours)
+    rule = fitted.threshold(**given)
     read = read_events_told(source, fitted.schema, query)
     table = fitted.score(read, since=since) if scores is None else read_scores(scores, read, fitted, start)
     files = {"detector": detector, "scores": scores, "since": since, "out": out, "alerts": alerts}
-    command = _command(
-        "report", events, {**files, **given, "cooldown_hours": cooldown_hours, "title": title, "mask": mask}
-    )
-    told: dict[str, Any] = {"title": title, "command": command, "mask_key": key}
-    cases = fitted.report(out, table, events=read, **given, cooldown_hours=cooldown_hours, **told)
+    command = _command("report", events, {**files, **given, "title": title, "mask": mask})
+    cases = fitted.report(out, table, events=read, title=title, command=command, mask_key=key, **given)
     counts = _counts(read, table)
     written = (
         f"{out}   the {'page' if out.suffix.lower() == '.html' else 'report'}{_write_alerts(cases, table, alerts)}"

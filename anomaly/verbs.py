@@ -80,6 +80,7 @@ FraudShare = Annotated[
 CooldownHours = Annotated[
     float, typer.Option(min=0, metavar="HOURS", help="Alerts of one entity closer than this are one case.")
 ]
+Mask = Annotated[bool, typer.Option("--mask", help="Hide the names of entities; the key is in $ANOMALY_MASK_KEY.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else on standard output.")]
 
 

@@ -290,9 +290,9 @@ def test_columns_of_any_name_are_shown_as_what_they_are(names: tuple[str, ...]) 
 def test_parts_and_what_would_pass_are_shown_when_given(source: Source) -> None:
     def breakdown(rows: Sequence[int]) -> pl.DataFrame:
         parts = {
-            "detector": ["forecaster", None],
-            "field": ["amount", ""],
-            "part": ["level", "recent"],
+            "detector": ["forecaster", "recent past"],
+            "field": ["amount", "2 d"],
+            "part": [1.5, 3.0],
             "share": [1.0, 2.0],
         }
         return pl.concat([pl.DataFrame({"row": [row, row], **parts}) for row in rows])
@@ -304,7 +304,7 @@ def test_parts_and_what_would_pass_are_shown_when_given(source: Source) -> None:
     for case in source.cases.head(len(told.timelines)).iter_rows(named=True):
         timeline = told.timelines[case["case"]]
         assert timeline.counterfactual == f"Row {case['peak_row']} would pass."
-        assert timeline.parts["part"].to_list() == ["recent", "forecaster · amount · level"]
+        assert timeline.parts["part"].to_list() == ["recent past · 2 d", "forecaster · amount"]
         assert timeline.parts["share"].sum() == 3.0
 
 
