@@ -235,18 +235,19 @@ def findings(figures: Mapping[str, float]) -> str:
     )
     best, ratio = max(ap, key=ap.__getitem__), figures["backbone.ratio.ap"]
     lead, spread = ap[best] - ap["lstm"], float(np.mean([high[name] - low[name] for name in CAUSAL]))
+    gain = ap["lstm"] - ap["none"]
     below = [name for name in CAUSAL if ap[name] <= ratio]
     kept = {name: figures[f"backbone.{name}.cue.kept"] for name in (*CAUSAL, "lstm_reach")}
     fits = figures["backbone.cue.fits"]
-    always = ", ".join(name for name, number in kept.items() if number == fits) or "none"
-    never = ", ".join(name for name, number in kept.items() if not number) or "none"
+    always = ", ".join(name for name, number in kept.items() if number == fits) or "no backbone"
+    never = ", ".join(name for name, number in kept.items() if not number) or "no backbone"
     said = [
         f"By average precision: {', '.join(sorted(ap, key=lambda name: -ap[name]))}.",
         f"The best, {best}, is {lead:.3f} above the LSTM; one backbone differs by {spread:.3f} from simulation to",
         f"simulation on average, so {'that is no more than a hint' if lead < spread else 'that lead is clear'}.",
-        f"Remembering brings the LSTM {ap['lstm'] - ap['none']:+.3f} over `none`.",
+        f"Remembering brings the LSTM {gain:+.3f} over `none`, {'less' if gain < spread else 'more'} than that.",
         f"The rule has {ratio:.3f}; {'no better is ' + ', '.join(below) if below else 'every backbone is above it'}.",
-        f"The cue is kept in every fit by {always}, and in no fit by {never}: to see it is not",
+        f"In every fit the cue is kept by {always}, in no fit by {never}: to see it is not",
         f"yet to learn it. The LSTM as torch starts it kept it in {kept['lstm']:.0f} of {fits:.0f} fits,",
         f"with `reach=128` in {kept['lstm_reach']:.0f}.",
         f"A convolution sees just the last {CONV_REACH} events, attention the last {LAYERS * (WINDOW - 1) + 1}, and",
