@@ -338,6 +338,8 @@ def _flag(told: Mapping[str, Any]) -> str:
     value = f" '{text}'" if text and text not in ("yes", "no") else ""
     if what == "first":
         events = told.get("past_events")
+        if told.get("past_same") and (told.get("surprise") or 0.0) > NOTABLE_SURPRISE:
+            return f"{name}{value} met only lately"
         since = f" in {events + 1:,} events" if events and not denied else ""
         return f"{'not the first time' if denied else 'first time'} at {name}{value}{since}"
     if what == "changed":

@@ -15,7 +15,7 @@ events of its entity make of them. Scales and vocabularies are learned on a mask
 | ``circle:hour_sin`` ... ``circle:weekday_cos`` | local time of day and of week as circles | circle |
 | a categorical field | code in a vocabulary of the commonest values | category |
 | ``clock:hour`` | local hour as a code | clock |
-| ``first:<field>`` | does the entity meet this value for the first time | flag |
+| ``first:<field>`` | does the entity meet this value for the first time, or did so only lately | flag |
 | ``changed:<field>`` | does the value differ from that of the entity's previous event | flag |
 """
 
@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 
 from anomaly.errors import NotFittedError, ParameterError, SchemaError
 from anomaly.schema import Schema
-from anomaly.sequences import Sequences, lagged
+from anomaly.sequences import Sequences, lagged, microseconds
 
 WINDOWS: Mapping[str, int] = {"1h": 3600, "24h": 86400, "7d": 604800}
 EARTH_RADIUS_KM = 6371.0088
@@ -59,7 +59,8 @@ SCORE_COLUMNS = (
 UNSEEN, MISSING, FIRST_CODE = 0, 1, 2
 NO, YES = FIRST_CODE, FIRST_CODE + 1
 
-# A number that the schema names, with the tail that hurts, is what the user asks about; the rest corroborates it.
+# A number that the schema names, with the tail that hurts, is what the user asks about, and what is new to an entity
+# hardly needs another witness: these count 1. The rest corroborates it.
 # Chosen on simulated frauds (recall at 50 alerts a day): 1, 0.5, 0.3, 0.2 and 0.1 were tried.
 OTHER_WEIGHT = 0.3
 
@@ -155,12 +156,18 @@ class Encoder:
     fewest_events : int
         How often a value must occur in the history to get a code. The rare ones teach the model what code 0, an
         unseen value, looks like.
+    lately : float
+        Seconds for which a value stays new to its entity (``first:<field>``), from its first event with it on. A thief
+        pays ten times with a telephone of his own; the second time it is as little the owner's as the first.
     """
 
-    def __init__(self, schema: Schema, *, largest_vocabulary: int = 200, fewest_events: int = 20) -> None:
+    def __init__(
+        self, schema: Schema, *, largest_vocabulary: int = 200, fewest_events: int = 20, lately: float = 0.0
+    ) -> None:
         self.schema = schema
         self.largest_vocabulary = largest_vocabulary
         self.fewest_events = fewest_events
+        self.lately = lately
         self.columns_: tuple[Column, ...] = ()
 
     @property
@@ -219,12 +226,12 @@ class Encoder:
 
     def to_dict(self) -> dict[str, Any]:
         """Learned state as plain JSON values."""
-        return {"columns": [asdict(column) for column in self._fitted()]}
+        return {"lately": self.lately, "columns": [asdict(column) for column in self._fitted()]}
 
     @classmethod
     def from_dict(cls, schema: Schema, state: Mapping[str, Any]) -> Encoder:
         """Make an encoder from what `to_dict` returned."""
-        encoder = cls(schema)
+        encoder = cls(schema, lately=state["lately"])
         encoder.columns_ = tuple(
             Column(**{**column, "vocabulary": tuple(column["vocabulary"])}) for column in state["columns"]
         )
@@ -275,12 +282,13 @@ class Encoder:
                 name=name, kind="category", tail="density", scored=scored, vocabulary=tuple(counts[f"c:{name}"])
             )
         for name in self.schema.categorical:
-            yield Column(name=f"first:{name}", kind="flag", tail="density", vocabulary=("no", "yes"))
+            yield Column(name=f"first:{name}", kind="flag", tail="density", weight=1.0, vocabulary=("no", "yes"))
             yield Column(name=f"changed:{name}", kind="flag", scored=False, vocabulary=("no", "yes"))
 
     def _codes(self, frame: pl.DataFrame) -> dict[str, NDArray[np.int32]]:
         hour = np.floor(np.mod(frame["clock"].to_numpy(), 86400.0) / 3600.0).astype(np.int32)
         codes = {"clock:hour": FIRST_CODE + hour}
+        index, micros = np.arange(len(frame)), microseconds(frame["time"].to_numpy())
         first_event = np.zeros(len(frame), dtype=bool)
         first_event[entity_offsets(frame["entity"])[:-1]] = True
         vocabularies = {column.name: column.vocabulary for column in self.category}
@@ -290,7 +298,9 @@ class Encoder:
             table = {value: FIRST_CODE + code for code, value in enumerate(vocabularies[name])}
             code = _lookup(values, table)
             codes[name] = np.where(missing, MISSING, code).astype(np.int32)
-            first = frame.select(pl.struct("entity", f"c:{name}").is_first_distinct()).to_series().to_numpy()
+            where = pl.DataFrame({"entity": frame["entity"], "value": values, "index": index})
+            met = where.select(pl.col("index").min().over("entity", "value")).to_series().to_numpy()
+            first = (met == index) | (micros - micros[met] < round(self.lately * 1e6))
             codes[f"first:{name}"] = np.where(missing, MISSING, np.where(first, YES, NO)).astype(np.int32)
             same = (values == values.shift(1)).fill_null(value=False).to_numpy()
             unknown = missing | first_event | np.concatenate([[True], missing[:-1]])[: len(missing)]

@@ -115,10 +115,7 @@ class Sequences:
 
     def typical_gap(self, mask: NDArray[np.bool_]) -> float:
         """Median seconds from one event of an entity to the next one at a later time, those of `mask`; 0 if none."""
-        later = mask & (self.position > 0)
-        gap = self.time[later] - self.time[np.flatnonzero(later) - 1]
-        gap = gap[gap > 0]
-        return float(np.median(gap)) if len(gap) else 0.0
+        return typical_gap(self.time, self.offsets, mask)
 
     def take(self, which: NDArray[np.int64]) -> Sequences:
         """Return the sequences numbered `which`, whole and in that order."""
@@ -133,6 +130,21 @@ class Sequences:
             category=self.category[index],
             row=self.row[index],
         )
+
+
+def typical_gap(time: NDArray[np.float64], offsets: NDArray[np.int64], mask: NDArray[np.bool_]) -> float:
+    """Median seconds from one event of an entity to the next one at a later time, those of `mask`; 0 if none.
+
+    Examples
+    --------
+    >>> typical_gap(np.array([0.0, 5.0, 5.0, 100.0]), np.array([0, 3, 4]), np.ones(4, dtype=bool))
+    5.0
+    """
+    later = mask.copy()
+    later[offsets[:-1]] = False
+    gap = time[later] - time[np.flatnonzero(later) - 1]
+    gap = gap[gap > 0]
+    return float(np.median(gap)) if len(gap) else 0.0
 
 
 def microseconds(time: NDArray[np.float64]) -> NDArray[np.int64]:

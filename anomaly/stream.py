@@ -79,7 +79,7 @@ class _Entity:
     sums: NDArray[np.float64]  # (3, averaged): number, sum and sum of squares of the remembered values
     windows: list[_Window]
     recent: list[_Window]  # the surprises of the last events, at each scale of the evidence
-    seen: list[set[str]]
+    seen: list[dict[str, int]]  # when each value of each categorical field was met first, in microseconds
     events: int = 0
     remembered: int = 0
     time: float = NAN
@@ -118,6 +118,7 @@ class Stream:
         self._known = set(detector.known_.tolist())
         self._averaged = averaged(self._encoder.numeric)
         self._quarantine = round(detector.quarantine_ * 1e6)
+        self._lately = round(self._encoder.lately * 1e6)
         self._codes = {
             column.name: {value: FIRST_CODE + code for code, value in enumerate(column.vocabulary)}
             for column in self._encoder.category
@@ -200,7 +201,7 @@ class Stream:
             sums=np.zeros((3, len(self._averaged))),
             windows=[_Window(seconds * 1_000_000) for seconds in WINDOWS.values()],
             recent=[_Window(round(seconds * 1e6), sums=[0]) for seconds in self._scorer.combination.scales],
-            seen=[set() for _ in self.schema.categorical],
+            seen=[{} for _ in self.schema.categorical],
         )
 
     def _features(self, entity: _Entity, event: ParsedEvent, now: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
@@ -222,10 +223,10 @@ class Stream:
             raw[f"circle:{name}_sin"], raw[f"circle:{name}_cos"] = math.sin(angle), math.cos(angle)
         encoded = np.array([column.encode(raw[column.name]) for column in self._encoder.numeric], dtype=np.float64)
         numeric = np.clip(encoded, -FARTHEST, FARTHEST).astype(np.float32)
-        codes = self._category_codes(entity, event)
+        codes = self._category_codes(entity, event, now)
         return numeric, np.array([codes[column.name] for column in self._encoder.category], dtype=np.int64)
 
-    def _category_codes(self, entity: _Entity, event: ParsedEvent) -> dict[str, int]:
+    def _category_codes(self, entity: _Entity, event: ParsedEvent, now: int) -> dict[str, int]:
         codes = {"clock:hour": FIRST_CODE + int(event.clock % 86400.0 // 3600.0)}
         before = entity.previous or (None,) * len(event.category)
         for name, value, last, seen in zip(self.schema.categorical, event.category, before, entity.seen, strict=True):
@@ -233,9 +234,9 @@ class Stream:
                 codes[name] = codes[f"first:{name}"] = codes[f"changed:{name}"] = MISSING
                 continue
             codes[name] = self._codes[name].get(value, UNSEEN)
-            codes[f"first:{name}"] = NO if value in seen else YES
+            codes[f"first:{name}"] = YES if value not in seen or now - seen[value] < self._lately else NO
+            seen.setdefault(value, now)
             codes[f"changed:{name}"] = MISSING if last is None else NO if last == value else YES
-            seen.add(value)
         entity.previous = event.category
         return codes
 
