@@ -9,13 +9,13 @@ events of its entity make of them. Scales and vocabularies are learned on a mask
 |---|---|---|
 | a numeric field | as given; a ``log`` field on an asinh scale (linear near 0, signed, logarithmic beyond) | number |
 | ``time:gap`` | seconds since the entity's previous event, logarithmic; none for the first | duration |
-| ``count:1h``, ``count:24h``, ``count:7d`` | events of the entity in the last hours, this one included | count |
+| ``count:1h``, ``count:24h``, ``count:7d`` | its events in the last hours, this one included; 1,000 at most | count |
 | ``sum:1h:<field>`` ... | the same as a sum, for each ``log`` field | number |
 | ``place:distance``, ``place:speed`` | km from the entity's previous place (great circle), and km/h | distance, speed |
 | ``circle:hour_sin`` ... ``circle:weekday_cos`` | local time of day and of week as circles | circle |
 | a categorical field | code in a vocabulary of the commonest values | category |
 | ``clock:hour`` | local hour as a code | clock |
-| ``first:<field>`` | does the entity meet this value for the first time | flag |
+| ``first:<field>`` | does the entity meet this value for the first time (it knows the first 500) | flag |
 | ``changed:<field>`` | does the value differ from that of the entity's previous event | flag |
 """
 
@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 
 from anomaly.errors import NotFittedError, ParameterError, SchemaError
 from anomaly.schema import Schema
-from anomaly.sequences import Sequences, lagged
+from anomaly.sequences import MOST_RECENT, MOST_VALUES, Sequences, lagged
 
 WINDOWS: Mapping[str, int] = {"1h": 3600, "24h": 86400, "7d": 604800}
 EARTH_RADIUS_KM = 6371.0088
@@ -290,12 +290,24 @@ class Encoder:
             table = {value: FIRST_CODE + code for code, value in enumerate(vocabularies[name])}
             code = _lookup(values, table)
             codes[name] = np.where(missing, MISSING, code).astype(np.int32)
-            first = frame.select(pl.struct("entity", f"c:{name}").is_first_distinct()).to_series().to_numpy()
+            first = first_times(frame, name)
             codes[f"first:{name}"] = np.where(missing, MISSING, np.where(first, YES, NO)).astype(np.int32)
             same = (values == values.shift(1)).fill_null(value=False).to_numpy()
             unknown = missing | first_event | np.concatenate([[True], missing[:-1]])[: len(missing)]
             codes[f"changed:{name}"] = np.where(unknown, MISSING, np.where(same, NO, YES)).astype(np.int32)
         return codes
+
+
+def first_times(frame: pl.DataFrame, name: str) -> NDArray[np.bool_]:
+    """Is the value of a category new to the entity, (N,); of an entity that met `MOST_VALUES`, any other one is."""
+    key = ["entity", f"c:{name}"]
+    first = pl.struct(key).is_first_distinct() & pl.col(key[1]).is_not_null()
+    met = frame.select(*key, first.alias("first"))
+    most = met.group_by("entity").agg(pl.col("first").sum())["first"].max()
+    if most is not None and most > MOST_VALUES:  # type: ignore[operator]
+        met = met.with_columns(pl.col("first").cum_sum().over("entity").alias("number"))  # of a value when first met
+        met = met.with_columns(pl.col("first") | (pl.col("number").first().over(key) > MOST_VALUES))
+    return met["first"].to_numpy()
 
 
 def refuse_names(schema: Schema) -> None:
@@ -331,7 +343,7 @@ def raw_numbers(frame: pl.DataFrame, schema: Schema) -> dict[str, Float]:
     raw = {field.name: _floats(frame[f"n:{field.name}"]) for field in schema.numeric}
     gap = _previous_difference(time, first)
     columns: dict[str, Float] = dict(raw) | {"time:gap": gap}
-    lags = {label: lagged(time, offsets, seconds) for label, seconds in WINDOWS.items()}
+    lags = {label: lagged(time, offsets, seconds, MOST_RECENT) for label, seconds in WINDOWS.items()}
     index = np.arange(len(time))
     for label, lag in lags.items():
         columns[f"count:{label}"] = (index - lag + 1).astype(np.float64)
