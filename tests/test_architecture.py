@@ -353,7 +353,7 @@ def test_no_function_is_too_long() -> None:
 )
 def test_what_is_not_needed_is_not_imported(start: str) -> None:
     """Heavy libraries take a second each: the package and its help answer without them."""
-    heavy = ("torch", "polars", "numpy", "scipy", "matplotlib", "pydantic", "safetensors")
+    heavy = ("torch", "polars", "numpy", "scipy", "matplotlib", "safetensors", "jinja2")
     question = f"{start}; import sys; print([name for name in {heavy} if name in sys.modules])"
     answer = subprocess.run([sys.executable, "-c", question], cwd=ROOT, capture_output=True, text=True, check=True)
     assert answer.stdout.splitlines()[-1] == "[]"
