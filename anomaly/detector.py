@@ -71,8 +71,9 @@ class Detector:
     hidden : int
         Size of the memory of each model.
     quarantine_hours : float, optional
-        Age at which an event enters the memory, and a value is no longer new to its entity. By default 30 times the typical gap between two events of an entity
-        (at most a tenth of the history), so that a run of fraud cannot explain itself away. 0 = at once.
+        Age at which an event enters the memory, and a value is no longer new to its entity. By default 30 times the
+        typical gap between two events of an entity (at most a tenth of the history), so that a run of fraud cannot
+        explain itself away. 0 = at once.
     epochs : int, optional
         Most passes over the history; by default enough for about 600 steps, between 4 and 60.
     seed : int

@@ -9,13 +9,13 @@ events of its entity make of them. Scales and vocabularies are learned on a mask
 |---|---|---|
 | a numeric field | as given; a ``log`` field on an asinh scale (linear near 0, signed, logarithmic beyond) | number |
 | ``time:gap`` | seconds since the entity's previous event, logarithmic; none for the first | duration |
-| ``count:1h``, ``count:24h``, ``count:7d`` | events of the entity in the last hours, this one included | count |
+| ``count:1h``, ``count:24h``, ``count:7d`` | its events in the last hours, this one included; 1,000 at most | count |
 | ``sum:1h:<field>`` ... | the same as a sum, for each ``log`` field | number |
 | ``place:distance``, ``place:speed`` | km from the entity's previous place (great circle), and km/h | distance, speed |
 | ``circle:hour_sin`` ... ``circle:weekday_cos`` | local time of day and of week as circles | circle |
 | a categorical field | code in a vocabulary of the commonest values | category |
 | ``clock:hour`` | local hour as a code | clock |
-| ``first:<field>`` | does the entity meet this value for the first time, or did so only lately | flag |
+| ``first:<field>`` | does the entity meet this value for the first time, or did so only lately; it knows 300 | flag |
 | ``changed:<field>`` | does the value differ from that of the entity's previous event | flag |
 """
 
@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 
 from anomaly.errors import NotFittedError, ParameterError, SchemaError
 from anomaly.schema import Schema
-from anomaly.sequences import Sequences, lagged, microseconds
+from anomaly.sequences import MOST_RECENT, MOST_VALUES, Sequences, lagged, microseconds
 
 WINDOWS: Mapping[str, int] = {"1h": 3600, "24h": 86400, "7d": 604800}
 EARTH_RADIUS_KM = 6371.0088
@@ -288,7 +288,7 @@ class Encoder:
     def _codes(self, frame: pl.DataFrame) -> dict[str, NDArray[np.int32]]:
         hour = np.floor(np.mod(frame["clock"].to_numpy(), 86400.0) / 3600.0).astype(np.int32)
         codes = {"clock:hour": FIRST_CODE + hour}
-        index, micros = np.arange(len(frame)), microseconds(frame["time"].to_numpy())
+        micros = microseconds(frame["time"].to_numpy())
         first_event = np.zeros(len(frame), dtype=bool)
         first_event[entity_offsets(frame["entity"])[:-1]] = True
         vocabularies = {column.name: column.vocabulary for column in self.category}
@@ -298,14 +298,28 @@ class Encoder:
             table = {value: FIRST_CODE + code for code, value in enumerate(vocabularies[name])}
             code = _lookup(values, table)
             codes[name] = np.where(missing, MISSING, code).astype(np.int32)
-            where = pl.DataFrame({"entity": frame["entity"], "value": values, "index": index})
-            met = where.select(pl.col("index").min().over("entity", "value")).to_series().to_numpy()
-            first = (met == index) | (micros - micros[met] < round(self.lately * 1e6))
+            first = new_values(frame["entity"], values, micros, round(self.lately * 1e6))
             codes[f"first:{name}"] = np.where(missing, MISSING, np.where(first, YES, NO)).astype(np.int32)
             same = (values == values.shift(1)).fill_null(value=False).to_numpy()
             unknown = missing | first_event | np.concatenate([[True], missing[:-1]])[: len(missing)]
             codes[f"changed:{name}"] = np.where(unknown, MISSING, np.where(same, NO, YES)).astype(np.int32)
         return codes
+
+
+def new_values(entity: pl.Series, value: pl.Series, micros: NDArray[np.int64], lately: int) -> NDArray[np.bool_]:
+    """Did each event's entity meet its value for the first time, or less than `lately` microseconds ago, (N,).
+
+    Of an entity that met `MOST_VALUES`, any other one is always new. A missing value (null) is none.
+    """
+    table = pl.DataFrame({"entity": entity, "value": value, "index": np.arange(len(value))})
+    met = table.select(pl.col("index").min().over("entity", "value")).to_series().to_numpy()
+    first = (met == table["index"].to_numpy()) & value.is_not_null().to_numpy()
+    new = first | (micros - micros[met] < lately)
+    counted = table.select("entity", first=pl.Series(first))
+    if len(value) and counted.group_by("entity").agg(pl.col("first").sum())["first"].max() > MOST_VALUES:  # type: ignore[operator]
+        number = counted.select(pl.col("first").cum_sum().over("entity")).to_series().to_numpy()
+        new |= number[met] > MOST_VALUES  # of a value when it was met
+    return np.asarray(new, dtype=bool)
 
 
 def refuse_names(schema: Schema) -> None:
@@ -341,7 +355,7 @@ def raw_numbers(frame: pl.DataFrame, schema: Schema) -> dict[str, Float]:
     raw = {field.name: _floats(frame[f"n:{field.name}"]) for field in schema.numeric}
     gap = _previous_difference(time, first)
     columns: dict[str, Float] = dict(raw) | {"time:gap": gap}
-    lags = {label: lagged(time, offsets, seconds) for label, seconds in WINDOWS.items()}
+    lags = {label: lagged(time, offsets, seconds, MOST_RECENT) for label, seconds in WINDOWS.items()}
     index = np.arange(len(time))
     for label, lag in lags.items():
         columns[f"count:{label}"] = (index - lag + 1).astype(np.float64)
