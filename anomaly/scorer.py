@@ -30,7 +30,7 @@ from anomaly.evidence import (
     surroundings,
     window_evidence,
 )
-from anomaly.features import Column
+from anomaly.features import OTHER_WEIGHT, Column
 from anomaly.sequences import Sequences
 
 Float = NDArray[np.float64]
@@ -68,7 +68,8 @@ class Combination:
     Attributes
     ----------
     other : float
-        Weight of the fields that the schema does not name, beside 1 for the numbers that it does.
+        Weight of the fields that the schema does not name, beside 1 for the numbers that it does. What is new to an
+        entity counts more, in proportion (see `anomaly.features`).
     autoencoder : float
         Weight of the autoencoder beside the forecaster. It has seen the event that it judges, and ranks worse for it.
     population : float
@@ -84,7 +85,7 @@ class Combination:
         Lengths of the windows in seconds, rising.
     """
 
-    other: float = 0.3
+    other: float = OTHER_WEIGHT
     autoencoder: float = 0.3
     population: float = 3.0
     evidence: float = 0.7
@@ -97,7 +98,8 @@ class Combination:
 
     def field_weights(self, columns: Sequence[Column]) -> Float:
         """Weights of a model's fields, (K,)."""
-        return np.array([1.0 if column.weight == 1.0 else self.other for column in columns])
+        weights = np.array([column.weight for column in columns])
+        return np.where(weights == 1.0, 1.0, weights * (self.other / OTHER_WEIGHT))
 
     def own(self, errors: Errors, fields: Mapping[str, Sequence[Column]], *, fresh: bool = False) -> Float:
         """Statistic of each event on its own, (N,); higher = stranger, NaN = no model says anything.
