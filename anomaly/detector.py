@@ -310,7 +310,7 @@ class Detector:
     def counterfactual(self, events: Any, rows: Sequence[int], scores: pl.DataFrame, rule: Threshold) -> pl.DataFrame:
         """Changes of one or two fields with which the events in `rows` would pass; see `anomaly.counterfactual`."""
         frame, told = self._broken_down(events, rows, scores)
-        judge = Judge(self.schema, self.encoder_, self.scorer_, self.models_[-1], self.errors, rule)
+        judge = Judge(self.schema, self.encoder_, self.scorer_, self.models_[-1], self.errors, rule, self.quarantine_)
         return counterfactuals(judge, frame, rows, scores, told.parts)
 
     def _broken_down(self, events: Any, rows: Sequence[int], scores: pl.DataFrame) -> tuple[pl.DataFrame, Breakdown]:

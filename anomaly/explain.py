@@ -17,6 +17,7 @@ from anomaly.breakdown import PAST, Breakdown, histories
 from anomaly.features import FIRST_CODE, POPULATION, Column, Encoder, raw_numbers
 from anomaly.models.base import SequenceModel
 from anomaly.models.heads import Prediction
+from anomaly.schema import Schema
 
 QUANTILES = (0.05, 0.5, 0.95)
 LIKELY = 0.05  # a category less probable than this is not named among the expected ones
@@ -24,6 +25,7 @@ SCHEMA: Mapping[str, Any] = {
     "row": pl.Int64,
     "field": pl.String,
     "kind": pl.String,
+    "about": pl.String,
     "surprise": pl.Float64,
     "part": pl.Float64,
     "share": pl.Float64,
@@ -71,7 +73,9 @@ def explain(
     polars.DataFrame
         One row per event and field, and one of kind ``past`` where events before this one have a part in its surprise:
 
-        - ``row, field, kind``; ``surprise`` of the field; ``part`` and ``share`` that all that is said of its values
+        - ``row, field, kind``; ``about``, the event's own field (a column, "place" or "time") that the statement is
+          about, see `editable`, or "recent past"; a speed is about the time where that is the stranger of the two;
+          ``surprise`` of the field; ``part`` and ``share`` that all that is said of its values
           has in the surprise of the event;
         - ``observed, low, median, high``: numbers in raw units (5 %, 50 % and 95 % of what was expected), or
           ``observed_text`` and ``likely``, the likeliest values, best first; ``everybody``: surprise of the number
@@ -100,6 +104,7 @@ def explain(
             "row": row,
             "field": column.name,
             "kind": column.kind,
+            "about": _about(column, encoder.schema, wanted),
             "surprise": wanted[f"field:{column.name}"],
             "part": mine["part"],
             "share": mine["share"],
@@ -111,6 +116,23 @@ def explain(
         parts.append(_whole(given, len(row)))
     parts.append(_recent(told, wanted))
     return pl.concat(parts).filter(pl.col("observed").is_not_null() | pl.col("observed_text").is_not_null())
+
+
+def editable(schema: Schema, name: str) -> str:
+    """Which of an event's own fields (a column, "place" or "time") a raw column is made of.
+
+    Examples
+    --------
+    >>> from anomaly.simulator import SIMULATED_SCHEMA
+    >>> [editable(SIMULATED_SCHEMA, name) for name in ("amount", "first:merchant_id", "place:speed", "time:gap")]
+    ['amount', 'merchant_id', 'place', 'time']
+    """
+    before_colon, _, rest = name.partition(":")
+    if name in schema.categorical or any(one.name == name for one in schema.numeric):
+        return name
+    if before_colon in ("first", "changed"):
+        return rest
+    return "place" if before_colon == "place" else "time"
 
 
 def expected_range(
@@ -140,6 +162,16 @@ def expectations(prediction: Prediction) -> list[dict[str, Any]]:
     for field, probability in zip(prediction.fields.categories, probabilities, strict=True):
         told.append({"likely": _likely(field.column, probability)})
     return told
+
+
+def _about(column: Column, schema: Schema, scores: pl.DataFrame) -> pl.Series:
+    """The own field that a column speaks of: a speed is high because the way is long, or because the time is short."""
+    own = pl.repeat(editable(schema, column.raw_name), len(scores), eager=True)
+    parts = [f"field:{name}" for name in ("time:gap", "place:distance")]
+    if column.kind != "speed" or not set(parts) <= set(scores.columns):
+        return own
+    soon = scores[parts[0]].fill_nan(None) > scores[parts[1]].fill_nan(None)
+    return pl.select(pl.when(soon).then(pl.lit("time")).otherwise(own)).to_series()
 
 
 def _likely(column: Column, probability: NDArray[np.float32]) -> list[list[str]]:
@@ -200,6 +232,7 @@ def _recent(told: Breakdown, scores: pl.DataFrame) -> pl.DataFrame:
         "row": one["row"],
         "field": [PAST] * len(one),
         "kind": ["past"] * len(one),
+        "about": [PAST] * len(one),
         "surprise": one["recent"],
         "part": one["part"],
         "share": one["share"],

@@ -45,7 +45,15 @@ def axe(tmp_path_factory: pytest.TempPathFactory) -> str:
     if npm is None:
         pytest.skip("axe-core: npm, which fetches it, is not installed")
     folder = tmp_path_factory.mktemp("axe")
-    command = [npm, "pack", AXE, "--silent", "--fetch-retries=1", "--fetch-timeout=60000", f"--cache={folder / 'cache'}"]
+    command = [
+        npm,
+        "pack",
+        AXE,
+        "--silent",
+        "--fetch-retries=1",
+        "--fetch-timeout=60000",
+        f"--cache={folder / 'cache'}",
+    ]
     try:
         done = subprocess.run(command, cwd=folder, capture_output=True, encoding="utf-8", timeout=120, check=False)
     except subprocess.TimeoutExpired:
