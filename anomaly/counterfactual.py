@@ -187,7 +187,7 @@ def counterfactuals(
     whole, chosen = histories(frame, rows)
     if not len(rows):
         return pl.DataFrame(schema=SCHEMA)
-    known = dict(scores.select("row", "p_value").iter_rows())
+    known = dict(scores.filter(pl.col("row").is_in(rows)).select("row", "p_value").iter_rows())
     if unknown := set(rows) - (known.keys() & set(whole["row"])):
         raise InputError(f"counterfactual: row {min(unknown)} is no scored event; give rows of the score table")
     worth = money_at_risk(scores, judge.schema)

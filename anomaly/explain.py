@@ -13,7 +13,7 @@ import polars as pl
 import torch
 from numpy.typing import NDArray
 
-from anomaly.breakdown import PAST, Breakdown, histories
+from anomaly.breakdown import PAST, Asked, Breakdown
 from anomaly.features import FIRST_CODE, POPULATION, Column, Encoder, raw_numbers
 from anomaly.models.base import SequenceModel
 from anomaly.models.heads import Prediction
@@ -43,26 +43,17 @@ SCHEMA: Mapping[str, Any] = {
 }
 
 
-def explain(
-    model: SequenceModel,
-    encoder: Encoder,
-    frame: pl.DataFrame,
-    rows: Sequence[int],
-    scores: pl.DataFrame,
-    told: Breakdown,
-) -> pl.DataFrame:
+def explain(model: SequenceModel, schema: Schema, asked: Asked, scores: pl.DataFrame, told: Breakdown) -> pl.DataFrame:
     """Explain events, field by field.
 
     Parameters
     ----------
     model : SequenceModel
         Fitted; its predictive distributions say what was expected.
-    encoder : Encoder
-        The one that the model was fitted with.
-    frame : polars.DataFrame
-        Canonical events.
-    rows : sequence of int
-        Input rows of the events to explain.
+    schema : Schema
+        Of the events.
+    asked : Asked
+        The events to explain.
     scores : polars.DataFrame
         Score table with the ``field:<name>`` columns of these rows.
     told : Breakdown
@@ -86,11 +77,11 @@ def explain(
         Of the kind ``past``, ``observed`` is the length of the window in seconds, ``past_events`` how many events are
         in it, and ``past_same`` how many of these were unusual; ``surprise`` is the score table's ``recent``.
     """
-    frame, chosen = histories(frame, rows)
-    if not chosen.any():
+    if not asked.chosen.any():
         return pl.DataFrame(schema=SCHEMA)
-    index, prediction = model.predictions(encoder.transform(frame), chosen)
-    raw = raw_numbers(frame, encoder.schema)
+    frame = asked.frame
+    index, prediction = model.predictions(asked.sequences, asked.chosen)
+    raw = raw_numbers(frame, schema)
     row = frame["row"].to_numpy()[index]
     wanted = pl.DataFrame({"row": row}).join(scores, on="row", how="left", maintain_order="left")
     shares = told.parts.filter(pl.col("detector") != PAST).group_by("row", "field").agg(pl.col("part", "share").sum())
@@ -104,7 +95,7 @@ def explain(
             "row": row,
             "field": column.name,
             "kind": column.kind,
-            "about": _about(column, encoder.schema, wanted),
+            "about": _about(column, schema, wanted),
             "surprise": wanted[f"field:{column.name}"],
             "part": mine["part"],
             "share": mine["share"],
@@ -139,11 +130,11 @@ def expected_range(
     model: SequenceModel, encoder: Encoder, frame: pl.DataFrame, rows: Sequence[int], field: str
 ) -> pl.DataFrame:
     """Range in which the number `field` was expected at each of the rows: ``row, low, high`` in raw units."""
-    frame, chosen = histories(frame, rows)
-    index, prediction = model.predictions(encoder.transform(frame), chosen)
+    asked = Asked.of(encoder, frame, rows)
+    index, prediction = model.predictions(asked.sequences, asked.chosen)
     number = [column.name for column in prediction.fields.columns].index(field)
     told = expectations(prediction)[number]
-    return pl.DataFrame({"row": frame["row"].to_numpy()[index], "low": told["low"], "high": told["high"]})
+    return pl.DataFrame({"row": asked.sequences.row[index], "low": told["low"], "high": told["high"]})
 
 
 def expectations(prediction: Prediction) -> list[dict[str, Any]]:
