@@ -6,9 +6,9 @@ As in::
     python3 scripts/bench_report.py                    as many simulated payments
 
 The detector is small and fitted for one pass over the first days: what is measured is the report, not the detection.
-All events are scored; the report is made by the public command line in a process of its own, several times. The quickest
-counts, since a busy machine only makes it slower; the slowest is told too. Seconds are by the clock, processor seconds
-are those of all threads. Aimed at: 30 s and 2,000 MB.
+All events are scored; the report is made by the public command line in a process of its own, several times. The
+quickest counts, since a busy machine only makes it slower; the slowest is told too. Seconds are by the clock, processor
+seconds are those of all threads. Aimed at: 30 s and 2,000 MB.
 """
 
 from __future__ import annotations
