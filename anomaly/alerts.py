@@ -21,6 +21,8 @@ NOTABLE_SURPRISE = 1.0
 """A field is a reason from here on: stranger than one normal event in ten."""
 LARGE_SHARE, LARGE_PART = 0.25, 0.5
 """So is what has this share of an event's surprise, and makes it at least three times as rare."""
+MAJORITY = 0.5
+"""The recent past is the first reason only above this share: it says less of the event than its own fields do."""
 EXPLANATION_COLUMNS = (
     "row",
     "field",
@@ -162,8 +164,9 @@ def add_reasons(cases: pl.DataFrame, explanations: pl.DataFrame, *, most: int = 
     -------
     DataFrame
         `cases` with `reasons` and `fields` (lists of text): what has the largest part in the surprise of the peak event
-        comes first. A field is a reason if its own surprise is above 1, stranger than one normal event in ten, or if
-        its part is large; the recent past is one if its part is large. Both lists are empty where nothing is.
+        comes first, the recent past only where it outweighs all fields together. A field is a reason if its own
+        surprise is above 1, stranger than one normal event in ten, or if its part is large; the recent past is one if
+        its part is large. Both lists are empty where nothing is.
     """
     if most < 1:
         raise ParameterError(f"add_reasons: expected most of at least 1, got {most}")
@@ -179,8 +182,14 @@ def add_reasons(cases: pl.DataFrame, explanations: pl.DataFrame, *, most: int = 
         large.fill_null(value=False) | strange.fill_null(value=False),
         pl.col("row").is_in(cases["peak_row"].unique().implode()),
     )
-    wanted = wanted.sort(
-        ["row", "part", "surprise"], descending=[False, True, True], nulls_last=True, maintain_order=True
+    past = pl.col("kind") == "past"
+    own = pl.col("part").filter(~past).max().over("row")
+    behind = past & (pl.col("share") <= MAJORITY) & (pl.col("part") > own)
+    wanted = wanted.with_columns(weight=pl.when(behind).then(own).otherwise("part"), last=past).sort(
+        ["row", "weight", "last", "surprise"],
+        descending=[False, True, False, True],
+        nulls_last=True,
+        maintain_order=True,
     )
     # An amount may be strange as such and given its categories: the stranger statement is enough.
     wanted = wanted.with_columns(what=pl.col("field").str.strip_prefix(GIVEN))
@@ -204,9 +213,9 @@ def sentence(explanation_row: Mapping[str, Any]) -> str:
     ----------
     explanation_row : mapping
         `field`, `kind` (number, duration, count, distance, speed, category, clock, flag or past), `surprise`,
-        `observed`, `low`, `median`, `high`, `observed_text`, `likely`, `everybody`, `past_events`, `past_same`,
-        `past_low`, `past_high` (see `anomaly.explain.explain`); what is absent or None is left out of the sentence.
-        Durations in seconds, distances in km, speeds in km/h, clocks in hours.
+        `about`, `observed`, `low`, `median`, `high`, `observed_text`, `likely`, `everybody`, `past_events`,
+        `past_same`, `past_low`, `past_high` (see `anomaly.explain.explain`); what is absent or None is left out of the
+        sentence. Durations in seconds, distances in km, speeds in km/h, clocks in hours.
 
     Examples
     --------
@@ -319,7 +328,8 @@ def _distance(told: Mapping[str, Any]) -> str:
 
 
 def _speed(told: Mapping[str, Any]) -> str:
-    return f"{_value(told, _bound_text)} km/h from the previous place{_given(told)}"
+    why = {"time": ", since it came so soon", "place": ", since it is so far"}.get(told.get("about") or "", "")
+    return f"{_value(told, _bound_text)} km/h from the previous place{_given(told)}{why}"
 
 
 def _category(told: Mapping[str, Any]) -> str:

@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from anomaly.alerts import duration_text
 from anomaly.errors import InputError
 from anomaly.evidence import SOFT_THRESHOLD, recent_sums, window_evidence
-from anomaly.features import Encoder
+from anomaly.features import Encoder, entity_offsets
 from anomaly.scorer import LN_10, POPULATION, Errors, Scorer
 from anomaly.sequences import Sequences
 
@@ -74,13 +74,31 @@ class Breakdown:
     windows: pl.DataFrame
 
 
+@dataclass(frozen=True)
+class Asked:
+    """Events that are asked about, behind the histories of their entities up to the last one asked about.
+
+    frame : N canonical events; sequences : the same, encoded; chosen : (N,) bool, those asked about.
+    """
+
+    frame: pl.DataFrame
+    sequences: Sequences
+    chosen: Mask
+
+    @classmethod
+    def of(cls, encoder: Encoder, frame: pl.DataFrame, rows: Sequence[int]) -> Asked:
+        """Find the input `rows` among canonical events."""
+        frame, chosen = histories(frame, rows)
+        starts = entity_offsets(frame["entity"])[:-1]
+        index = np.arange(len(frame))
+        last = np.maximum.reduceat(np.where(chosen, index, 0), starts) if len(starts) else starts
+        needed = index <= np.repeat(last, np.diff([*starts, len(frame)]))
+        frame = frame.filter(pl.Series(needed, dtype=pl.Boolean))
+        return cls(frame, encoder.transform(frame), chosen[needed])
+
+
 def breakdown(
-    judge: Callable[[Sequences, Mask], Errors],
-    scorer: Scorer,
-    encoder: Encoder,
-    frame: pl.DataFrame,
-    rows: Sequence[int],
-    scores: pl.DataFrame,
+    judge: Callable[[Sequences, Mask], Errors], scorer: Scorer, asked: Asked, scores: pl.DataFrame
 ) -> Breakdown:
     """Split the surprise of events.
 
@@ -88,12 +106,10 @@ def breakdown(
     ----------
     judge : callable
         (sequences, which events) -> errors by model, as `Detector.errors`.
-    scorer, encoder :
+    scorer : Scorer
         The detector's own.
-    frame : polars.DataFrame
-        Canonical events, whole histories.
-    rows : sequence of int
-        Input rows of the events.
+    asked : Asked
+        The events.
     scores : polars.DataFrame
         Score table with ``row`` and ``surprise`` of these rows; what is split is the surprise that stands there.
 
@@ -102,10 +118,9 @@ def breakdown(
     InputError
         If the scores are not those that this detector gives these events.
     """
-    frame, chosen = histories(frame, rows)
+    sequences, chosen = asked.sequences, asked.chosen
     if not chosen.any():
         return Breakdown(pl.DataFrame(schema=PARTS), pl.DataFrame(schema=WINDOWS))
-    sequences = encoder.transform(frame)
     scales = scorer.combination.scales
     errors = judge(sequences, before(sequences, chosen, max(scales, default=0.0)))
     given = pl.DataFrame({"row": sequences.row[chosen]}).join(

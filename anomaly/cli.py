@@ -266,6 +266,7 @@ def explain(
     budget_per_day: BudgetPerDay = None,
     false_alert_rate: FalseAlertRate = None,
     figure: Annotated[Path | None, typer.Option(metavar="FILE", help="Draw it too: .svg or .png.")] = None,
+    mask: Mask = False,
     query: Query = None,
 ) -> Answer:
     """Split the surprise of an event into its parts, and say what was expected and which change would let it pass."""
@@ -282,17 +283,21 @@ def explain(
     source = source_of(events, query, reads=[] if scores is None else [scores], writes=[figure])
 
     from anomaly.detector import Detector
+    from anomaly.masking import NameMask, mask_key
 
+    key = mask_key() if mask else None
     fitted = Detector.load(detector)
     rule = fitted.threshold(**{name: value for name, value in given.items() if value is not None})
     read = read_events_told(source, fitted.schema, query)
     table = fitted.score(read) if scores is None else read_scores(scores, read, fitted, None)
-    story = event_story(fitted, read, table, find_row(read, table, event, row), rule)
-    facts = story.facts
+    hidden = None if key is None else NameMask(key, read.frame["entity"].unique().to_list())
+    story = event_story(fitted, read, table, find_row(read, table, event, row), rule, hidden)
+    facts, notes = story.facts, list(read.notes)
+    notes = notes if hidden is None else hidden.values(notes)
     if figure is not None:
         write_figure(story_figure(story), figure, label=facts["summary"])
     return Answer(
-        {**facts, "threshold": rule.describe(), "figure": figure, "notes": read.notes},
+        {**facts, "threshold": rule.describe(), "figure": figure, "notes": notes},
         f"{facts['summary']}\n",
         story_tables(story),
         after="" if figure is None else f"{figure}   the figure",

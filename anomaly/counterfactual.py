@@ -5,7 +5,11 @@ all that is derived from a field (sums, the first time at a merchant, a speed) c
 Russell (2017) call this the closest possible world; here "closest" means few fields, the one with the largest part in
 the surprise first (see `anomaly.breakdown`), and of a number the value nearest to what was observed.
 
-Many changes are judged in one pass: each is an entity of its own, a copy of the history with another last event.
+An alert may rest on what came before it. Where no change of the event's own fields is enough, the unusual events
+shortly before are left out as well: the event, so changed, is scored behind the history without them. What is stated
+can be checked by anybody: change the table so, and score it again.
+
+Many changes are judged in one pass (see `anomaly.rescoring`).
 """
 
 from __future__ import annotations
@@ -20,13 +24,14 @@ import polars as pl
 from numpy.typing import NDArray
 
 from anomaly.alerts import duration_text, number_text
-from anomaly.breakdown import PAST, before, histories
+from anomaly.breakdown import PAST, histories
 from anomaly.digest import money_at_risk, money_field
 from anomaly.errors import InputError
-from anomaly.explain import expectations
-from anomaly.features import Column, Encoder
+from anomaly.explain import editable, expectations
+from anomaly.features import Column, Encoder, entity_offsets
 from anomaly.figures import one_in
 from anomaly.models.base import SequenceModel
+from anomaly.rescoring import Rescorer
 from anomaly.schema import Schema
 from anomaly.scorer import LEAST_LOG_P, Errors, Scorer
 from anomaly.sequences import Sequences
@@ -38,12 +43,13 @@ Mask = NDArray[np.bool_]
 HOURS_LATER = (1.0, 2.0, 4.0, 8.0, 12.0, 16.0, 20.0, 24.0)
 MOST_HAD = 3  # categories that the entity has had most, beside the likeliest
 GRID, ROUNDS = 8, 3  # a number is narrowed down to 1 / 9^3 of the way between what passes and what does not
-MOST_EVENTS = 200_000  # of the copied histories that are judged at once
-PAIRED = 5  # fields that are tried two by two, those of the largest parts
+MOST_EVENTS = 200_000  # of the histories that are judged at once
+VALUES = 2  # of each field that are tried together with those of another, the best alone
 SCHEMA: Mapping[str, Any] = {
     "row": pl.Int64,
     "changes": pl.List(pl.Struct({"field": pl.String, "from": pl.String, "to": pl.String, "bound": pl.String})),
     "sentence": pl.String,
+    "without": pl.List(pl.Int64),
     "p_value": pl.Float64,
     "passes": pl.Boolean,
 }
@@ -63,6 +69,8 @@ class Judge:
         (sequences, which events) -> errors by model, as `Detector.errors`.
     rule : Threshold
         The fitted decision rule.
+    quarantine : float
+        Seconds until an event is in the models' memory.
     """
 
     schema: Schema
@@ -71,6 +79,7 @@ class Judge:
     model: SequenceModel
     errors: Callable[[Sequences, Mask], Errors]
     rule: Threshold
+    quarantine: float
 
 
 @dataclass(frozen=True)
@@ -95,11 +104,14 @@ class Finding:
         What the event so changed was scored with.
     limit : float
         Of the number, the value nearest to the one that passes that is known not to pass.
+    run : bool
+        Are the unusual events shortly before left out too.
     """
 
     changes: list[Change]
     p: float
     limit: float
+    run: bool = False
 
 
 @dataclass
@@ -110,29 +122,35 @@ class Event:
     ----------
     row, first, last : int
         Input row; where its entity's history begins in the frame, and where it stands itself.
+    number : int
+        Of its history in the search.
     order : dict of str to float
         By field, its part in the surprise.
     options : dict of str to list of Change
         By field, in the order of their parts, the changes to try.
-    best : dict of str to (float, Change)
-        By field, the change with the largest p-value.
+    best : dict of str to list of (float, Change)
+        By field, the p-values of its changes alone, the largest first.
     found : list of Finding
         What lets it pass.
     nearest : (list of Change, float)
         What comes nearest to passing, and its p-value.
     past_alone : bool
         Would it alert however usual it were itself.
+    run : ndarray of int
+        Positions in the frame of the unusual events shortly before.
     """
 
     row: int
     first: int
     last: int
+    number: int
     order: dict[str, float]
     options: dict[str, list[Change]] = field(default_factory=dict)
-    best: dict[str, tuple[float, Change]] = field(default_factory=dict)
+    best: dict[str, list[tuple[float, Change]]] = field(default_factory=dict)
     found: list[Finding] = field(default_factory=list)
     nearest: tuple[list[Change], float] = field(default_factory=lambda: ([], 0.0))
     past_alone: bool = False
+    run: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
 
 
 def counterfactuals(
@@ -157,8 +175,9 @@ def counterfactuals(
     -------
     polars.DataFrame
         One row per event, in the order of `rows`: ``row``; ``changes``, a list of ``field``, ``from``, ``to`` and
-        ``bound`` ("<=", ">=" or "="), empty where none was found; ``sentence``; ``p_value`` of the event so changed (as
-        it is, where there is no change); ``passes``, which is true only of what was scored so.
+        ``bound`` ("<=", ">=" or "="); ``sentence``; ``without``, the input rows of earlier events that are left out
+        too; ``p_value`` of the event so changed (as it is, where none was found: then both lists are empty);
+        ``passes``, which is true only of what was scored so.
 
     Raises
     ------
@@ -168,95 +187,97 @@ def counterfactuals(
     whole, chosen = histories(frame, rows)
     if not len(rows):
         return pl.DataFrame(schema=SCHEMA)
-    search = _Search(judge, whole, np.flatnonzero(chosen), scores, parts)
-    known = dict(scores.select("row", "p_value").iter_rows())
+    known = dict(scores.filter(pl.col("row").is_in(rows)).select("row", "p_value").iter_rows())
     if unknown := set(rows) - (known.keys() & set(whole["row"])):
         raise InputError(f"counterfactual: row {min(unknown)} is no scored event; give rows of the score table")
-    wanted = [event for event in search.events if search.alerts(event, known[event.row])]
-    search.singles(wanted)
-    search.pairs([event for event in wanted if not event.found and not event.past_alone])
-    told = {event.row: search.told(event, known[event.row], alerted=event in wanted) for event in search.events}
+    worth = money_at_risk(scores, judge.schema)
+    level = judge.rule.batch_threshold(scores["p_value"].to_numpy(), money=worth)
+    orders = _orders(judge.schema, parts)
+    told: dict[int, dict[str, Any]] = {}
+    for at in _blocks(whole, np.flatnonzero(chosen)):
+        told |= _Search(judge, whole, at, level, orders).run(known)
     return pl.DataFrame([told[row] for row in rows], schema=SCHEMA, orient="row")
 
 
+def _blocks(frame: pl.DataFrame, at: NDArray[np.int64]) -> Iterable[NDArray[np.int64]]:
+    """The chosen events in blocks whose histories hold a bounded number of events."""
+    length = np.cumsum(at - _firsts(frame, at) + 1)
+    return np.split(at, np.flatnonzero(np.diff(length // MOST_EVENTS)) + 1)
+
+
+def _firsts(frame: pl.DataFrame, at: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Where the history of each of the events begins."""
+    starts = entity_offsets(frame["entity"])
+    return np.asarray(starts[np.searchsorted(starts, at, side="right") - 1])
+
+
 class _Search:
-    """The search for all events at once."""
+    """The search for some events at once."""
 
     def __init__(
         self,
         judge: Judge,
         frame: pl.DataFrame,
         at: NDArray[np.int64],
-        scores: pl.DataFrame,
-        parts: pl.DataFrame,
+        level: float,
+        orders: Mapping[int, dict[str, float]],
     ) -> None:
-        self.judge, self.frame = judge, frame
+        self.judge, self.frame, self.level = judge, frame, level
         self.money = money_field(judge.schema)
-        worth = money_at_risk(scores, judge.schema)
-        self.level = judge.rule.batch_threshold(scores["p_value"].to_numpy(), money=worth)
-        starts = np.flatnonzero((frame["entity"] != frame["entity"].shift(1)).fill_null(value=True).to_numpy())
-        first = starts[np.searchsorted(starts, at, side="right") - 1]
         rows = frame["row"].to_numpy()
-        orders = _orders(judge.schema, parts)
         self.events = [
-            Event(int(rows[last]), int(start), int(last), orders.get(int(rows[last]), {}))
-            for start, last in zip(first, at, strict=True)
+            Event(int(rows[last]), int(first), int(last), number, orders.get(int(rows[last]), {}))
+            for number, (first, last) in enumerate(zip(_firsts(frame, at), at, strict=True))
         ]
+        self._histories = self._rescorer([np.arange(event.first, event.last + 1) for event in self.events])
+        self._without = self._histories
         self._propose(at)
 
+    def run(self, known: Mapping[int, float]) -> dict[int, dict[str, Any]]:
+        """Search; the rows of the result, by input row."""
+        wanted = [event for event in self.events if self.alerts(event, known[event.row])]
+        self.singles(wanted)
+        self.pairs([event for event in wanted if not event.found and not event.past_alone])
+        self.without_run([event for event in wanted if not event.found])
+        alerted = {event.row for event in wanted}
+        return {event.row: self.told(event, known[event.row], alerted=event.row in alerted) for event in self.events}
+
     # ---- judging ----
+    def _rescorer(self, positions: Sequence[NDArray[np.int64]]) -> Rescorer:
+        judge = self.judge
+        return Rescorer(
+            judge.encoder, judge.scorer, judge.errors, judge.quarantine, self.frame, positions, judge.schema.categorical
+        )
+
     def passes(self, p: Float, money: Float) -> Mask:
         """Which events do not alert among those scored; NaN = nothing was said, and no alert."""
         if self.judge.rule.needs_money:
             return ~self.judge.rule.decide(p, money=money)
         return np.asarray(~(p <= self.level))
 
-    def score(self, tries: Sequence[tuple[Event, Sequence[Change]]]) -> tuple[Float, Mask, Mask]:
-        """p-value of each changed event, whether it passes, and whether it would if it were usual itself; (n,) each."""
-        found = [(np.empty(0), np.zeros(0, dtype=bool), np.zeros(0, dtype=bool))]
-        lengths = np.array([event.last - event.first + 1 for event, _ in tries], dtype=np.int64)
-        start = 0
-        while start < len(tries):
-            stop = start + max(1, int(np.searchsorted(np.cumsum(lengths[start:]), MOST_EVENTS, side="right")))
-            found.append(self._score(tries[start:stop]))
-            start = stop
-        p, passes, usual = (np.concatenate(values) for values in zip(*found, strict=True))
-        return p, passes, usual
+    def score(self, tries: Sequence[tuple[Event, Sequence[Change]]], *, run: bool = False) -> tuple[Float, Mask, Mask]:
+        """p-value of each changed event, whether it passes, and whether it would if it were usual itself; (n,) each.
 
-    def _score(self, tries: Sequence[tuple[Event, Sequence[Change]]]) -> tuple[Float, Mask, Mask]:
-        frame, last = self._copies(tries)
-        sequences = self.judge.encoder.transform(frame)
-        mask = np.zeros(len(sequences), dtype=bool)
-        mask[last] = True
-        scorer = self.judge.scorer
-        errors = self.judge.errors(sequences, before(sequences, mask, max(scorer.combination.scales, default=0.0)))
-        p = np.exp(np.maximum(scorer.judge(errors, sequences, mask).log_p, LEAST_LOG_P))
-        alone = np.exp(np.maximum(scorer.past_alone(errors, sequences, mask), LEAST_LOG_P))
-        name = self.money
-        money = np.full(len(last), np.nan) if name is None else frame[f"n:{name}"][last].fill_null(np.nan).to_numpy()
+        `run` leaves out the unusual events shortly before.
+        """
+        edits = [
+            {column: value for one in changes for column, value in zip(one.columns, one.value, strict=True)}
+            for _, changes in tries
+        ]
+        which = np.array([event.number for event, _ in tries], dtype=np.int64)
+        found = (self._without if run else self._histories).score(which, edits)
+        p, alone = (np.exp(np.maximum(log_p, LEAST_LOG_P)) for log_p in found)
+        name = "" if self.money is None else f"n:{self.money}"
+        worth = [edit.get(name, self._value(name, event)) for edit, (event, _) in zip(edits, tries, strict=True)]
+        money = np.array([np.nan if one is None else float(one) for one in worth])
         return p, self.passes(p, money), self.passes(alone, money)
 
-    def _copies(self, tries: Sequence[tuple[Event, Sequence[Change]]]) -> tuple[pl.DataFrame, NDArray[np.int64]]:
-        """A frame in which each try is an entity: the history with its last event changed, and where those stand."""
-        lengths = np.array([event.last - event.first + 1 for event, _ in tries], dtype=np.int64)
-        last = np.cumsum(lengths) - 1
-        index = np.arange(last[-1] + 1) + np.repeat([event.last for event, _ in tries] - last, lengths)
-        names = pl.Series([str(number) for number in range(len(tries))], dtype=pl.String)
-        frame = self.frame[index].with_columns(names.gather(np.repeat(np.arange(len(tries)), lengths)).alias("entity"))
-        edits: dict[str, dict[int, Any]] = {}
-        for at, (_, changes) in zip(last.tolist(), tries, strict=True):
-            for change in changes:
-                for column, value in zip(change.columns, change.value, strict=True):
-                    edits.setdefault(column, {})[at] = value
-        for column, values in edits.items():
-            changed = frame[column].scatter(list(values), pl.Series(list(values.values()), dtype=frame.schema[column]))
-            frame = frame.with_columns(changed.alias(column))
-        return frame, last
+    def _value(self, column: str, event: Event) -> Any:
+        return self.frame[column][event.last] if column else None
 
     def alerts(self, event: Event, p: float) -> bool:
         """Does the event alert as it was scored."""
-        name = self.money
-        money = None if name is None else self.frame[f"n:{name}"][event.last]
+        money = None if self.money is None else self._value(f"n:{self.money}", event)
         given = np.array([np.nan if money is None else float(money)])
         return not self.passes(np.array([p]), given)[0]
 
@@ -350,72 +371,91 @@ class _Search:
         return float(local.dt.epoch("us")[0] / 1e6)
 
     # ---- searching ----
-    def singles(self, events: Sequence[Event]) -> None:
-        """Try one field after the other."""
-        for event, usual in zip(events, self.score([(event, []) for event in events])[2], strict=True):
+    def singles(self, events: Sequence[Event], *, run: bool = False) -> None:
+        """Try one field after the other; with `run`, none of them first."""
+        for event, p, good, usual in zip(events, *self.score([(event, []) for event in events], run=run), strict=True):
             event.past_alone = not usual
+            if run and good:
+                event.found.append(Finding([], p, np.nan, run))
         tries = [
             (event, [change])
             for event in events
             for name, changes in event.options.items()
-            if not event.past_alone or name == "time"
+            if not event.found and (not event.past_alone or name == "time")
             for change in changes
         ]
         done: set[tuple[int, str]] = set()
         limit: dict[tuple[int, str], float] = {}
-        for (event, (change,)), p, good in zip(tries, *self.score(tries)[:2], strict=True):
+        for (event, (change,)), p, good in zip(tries, *self.score(tries, run=run)[:2], strict=True):
             key = (event.row, change.name)
-            self._note(event, [change], p)
+            event.best.setdefault(change.name, []).append((p, change))
+            if p > event.nearest[1]:
+                event.nearest = ([change], p)
             if good and key not in done:
                 done.add(key)
-                event.found.append(Finding([change], p, limit.get(key, self._observed(event, change))))
+                event.found.append(Finding([change], p, limit.get(key, self._observed(event, change)), run))
             elif not good and change.bound != "=":
                 limit[key] = change.value[0]
-        self._narrow([finding for event in events for finding in event.found[:2]], events)
+        self._narrow([(event, finding) for event in events for finding in event.found[:2]])
 
-    def pairs(self, events: Iterable[Event]) -> None:
-        """Try two fields at once, each with the value that did best alone; numbers last."""
+    def pairs(self, events: Sequence[Event], *, run: bool = False) -> None:
+        """Try two fields at once, with the values that did best alone; numbers last."""
+        for event in events:
+            for tried in event.best.values():
+                tried.sort(key=lambda one: -one[0])
         tries = [
-            (event, sorted((event.best[one][1], event.best[other][1]), key=lambda change: change.bound != "="))
+            (event, sorted((mine[1], its[1]), key=lambda change: change.bound != "="))
             for event in events
-            for one, other in combinations([name for name in event.options if name in event.best][:PAIRED], 2)
+            for one, other in combinations([name for name in event.options if name in event.best], 2)
+            for mine in event.best[one][:VALUES]
+            for its in event.best[other][:VALUES]
         ]
-        changed = []
-        for (event, changes), p, good in zip(tries, *self.score(tries)[:2], strict=True):
-            self._note(event, changes, p)
+        for (event, changes), p, good in zip(tries, *self.score(tries, run=run)[:2], strict=True):
+            if p > event.nearest[1]:
+                event.nearest = (list(changes), p)
             if good and not event.found:
-                event.found.append(Finding(list(changes), p, self._observed(event, changes[-1])))
-                changed.append(event)
-        self._narrow([event.found[0] for event in changed], changed)
+                event.found.append(Finding(list(changes), p, self._observed(event, changes[-1]), run))
+        self._narrow([(event, event.found[0]) for event in events if event.found])
 
-    def _note(self, event: Event, changes: Sequence[Change], p: float) -> None:
-        if len(changes) == 1 and p > event.best.get(changes[0].name, (-1.0, changes[0]))[0]:
-            event.best[changes[0].name] = (p, changes[0])
-        if p > event.nearest[1]:
-            event.nearest = (list(changes), p)
+    def without_run(self, events: Sequence[Event]) -> None:
+        """Leave out the unusual events shortly before, and search once more."""
+        for event in events:
+            event.run = event.first + self._histories.unusual_before(event.number)
+        events = [event for event in events if len(event.run)]
+        if not events:
+            return
+        numbers = {event.row: number for number, event in enumerate(events)}
+        kept = [np.setdiff1d(np.arange(event.first, event.last + 1), event.run) for event in events]
+        self._without = self._rescorer(kept)
+        for event in events:
+            event.number, event.best = numbers[event.row], {}
+        own = [(event.nearest, event.past_alone) for event in events]
+        self.singles(events, run=True)
+        self.pairs([event for event in events if not event.found and not event.past_alone], run=True)
+        for event, told in zip(events, own, strict=True):
+            event.nearest, event.past_alone = told  # where nothing passes, what is told is of its own fields
 
     def _observed(self, event: Event, change: Change) -> float:
         return float(self.frame[change.columns[0]][event.last]) if change.bound != "=" else np.nan
 
-    def _narrow(self, findings: Sequence[Finding], events: Sequence[Event]) -> None:
+    def _narrow(self, findings: Sequence[tuple[Event, Finding]]) -> None:
         """Bring numbers back towards what was observed, as far as they still pass."""
         columns = {column.name: column for column in self.judge.encoder.numeric}
-        owner = {id(finding): event for event in events for finding in event.found}
-        for _ in range(ROUNDS):
+        numbers = [(event, one) for event, one in findings if one.changes and one.changes[-1].bound != "="]
+        for _ in range(ROUNDS if numbers else 0):
             tries, of = [], []
-            for finding in findings:
+            for event, finding in numbers:
                 *others, change = finding.changes
-                if change.bound == "=":
-                    continue
                 good, bad = columns[change.name].encode(np.array([change.value[0], finding.limit]))
                 between = columns[change.name].decode(np.linspace(good, bad, GRID + 2)[1:-1])
                 values = dict.fromkeys(self._rounded(change.name, float(v), change.bound == "<=") for v in between)
                 low, high = sorted((change.value[0], finding.limit))
                 new = [[*others, replace(change, value=(value,))] for value in values if low < value < high]
-                tries += [(owner[id(finding)], changes) for changes in new]
+                tries += [(event, changes) for changes in new]
                 of += [finding] * len(new)
             failed: set[int] = set()  # nothing beyond the first value that fails is believed
-            for finding, (_, changes), p, good in zip(of, tries, *self.score(tries)[:2], strict=True):
+            judged = self.score(tries, run=numbers[0][1].run)[:2]
+            for finding, (_, changes), p, good in zip(of, tries, *judged, strict=True):
                 if id(finding) in failed:
                     continue
                 if good:
@@ -427,20 +467,28 @@ class _Search:
     # ---- telling ----
     def told(self, event: Event, p: float, *, alerted: bool) -> dict[str, Any]:
         """The row of the result."""
+        found = event.found[:2]
         if not alerted:
-            told = "It passes as it is."
-            return {"row": event.row, "changes": [], "sentence": told, "p_value": p, "passes": True}
-        if not event.found:
-            return {"row": event.row, "changes": [], "sentence": self._nothing(event), "p_value": p, "passes": False}
-        first = event.found[0]
-        conditions = [self._conditions(event, finding.changes) for finding in event.found[:2]]
+            sentence = "It passes as it is."
+        else:
+            sentence = self._sentence(event, found) if found else self._nothing(event)
         return {
             "row": event.row,
-            "changes": [self._struct(event, change) for change in first.changes],
-            "sentence": f"It would pass if {', or if '.join(conditions)}.",
-            "p_value": first.p,
-            "passes": True,
+            "changes": [self._struct(event, change) for change in (found[0].changes if found else [])],
+            "sentence": sentence,
+            "without": self.frame["row"].gather(event.run).to_list() if found and found[0].run else [],
+            "p_value": found[0].p if found else p,
+            "passes": bool(found) or not alerted,
         }
+
+    def _sentence(self, event: Event, found: Sequence[Finding]) -> str:
+        conditions = ", or if ".join(self._conditions(event, one.changes) for one in found if one.changes)
+        if not found[0].run:
+            return f"It would pass if {conditions}."
+        seconds = self.frame["time"][event.last] - self.frame["time"][int(event.run[0])]
+        events = "the unusual event" if len(event.run) == 1 else f"the {len(event.run):,} unusual events"
+        run = f"without {events} of the {duration_text(seconds)} before it"
+        return f"It would pass {run}{f', if {conditions}' if conditions else ''}."
 
     def _nothing(self, event: Event) -> str:
         if event.past_alone:
@@ -481,23 +529,6 @@ class _Search:
         if columns[0] == "p:latitude":
             return _place_text(value)
         return number_text(value[0]) if columns[0].startswith("n:") else str(value[0])
-
-
-def editable(schema: Schema, name: str) -> str:
-    """Which of an event's own fields (a column, "place" or "time") a raw column is made of.
-
-    Examples
-    --------
-    >>> from anomaly.simulator import SIMULATED_SCHEMA
-    >>> [editable(SIMULATED_SCHEMA, name) for name in ("amount", "first:merchant_id", "place:speed", "time:gap")]
-    ['amount', 'merchant_id', 'place', 'time']
-    """
-    before_colon, _, rest = name.partition(":")
-    if name in schema.categorical or any(one.name == name for one in schema.numeric):
-        return name
-    if before_colon in ("first", "changed"):
-        return rest
-    return "place" if before_colon == "place" else "time"
 
 
 def _orders(schema: Schema, parts: pl.DataFrame) -> dict[int, dict[str, float]]:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from anomaly.alerts import add_reasons, build_cases, duration_text
 from anomaly.artifacts import Arrays, pack_text, read_artifact, unpack_text, write_artifact
-from anomaly.breakdown import Breakdown, breakdown
+from anomaly.breakdown import Asked, Breakdown, breakdown
 from anomaly.counterfactual import Judge, counterfactuals
 from anomaly.digest import Source, calibration_check, decide, money_field, report_data
 from anomaly.errors import ArtifactError, InputError, NotFittedError, ParameterError
@@ -301,8 +301,8 @@ class Detector:
 
     def explain(self, events: Any, rows: Sequence[int], scores: pl.DataFrame) -> pl.DataFrame:
         """Observed, expected, rarity and part of each field of the events in `rows`; see `anomaly.explain.explain`."""
-        frame, told = self._broken_down(events, rows, scores)
-        return explain(self.models_[-1], self.encoder_, frame, rows, scores, told)
+        asked, told = self._broken_down(events, rows, scores)
+        return explain(self.models_[-1], self.schema, asked, scores, told)
 
     def breakdown(self, events: Any, rows: Sequence[int], scores: pl.DataFrame) -> pl.DataFrame:
         """Parts of each field and of the recent past in the surprise of the events in `rows`; see `Breakdown.parts`."""
@@ -310,14 +310,14 @@ class Detector:
 
     def counterfactual(self, events: Any, rows: Sequence[int], scores: pl.DataFrame, rule: Threshold) -> pl.DataFrame:
         """Changes of one or two fields with which the events in `rows` would pass; see `anomaly.counterfactual`."""
-        frame, told = self._broken_down(events, rows, scores)
-        judge = Judge(self.schema, self.encoder_, self.scorer_, self.models_[-1], self.errors, rule)
-        return counterfactuals(judge, frame, rows, scores, told.parts)
+        parts, model = self.breakdown(events, rows, scores), self.models_[-1]
+        judge = Judge(self.schema, self.encoder_, self.scorer_, model, self.errors, rule, self.quarantine_)
+        return counterfactuals(judge, as_events(events, self.schema).frame, rows, scores, parts)
 
-    def _broken_down(self, events: Any, rows: Sequence[int], scores: pl.DataFrame) -> tuple[pl.DataFrame, Breakdown]:
+    def _broken_down(self, events: Any, rows: Sequence[int], scores: pl.DataFrame) -> tuple[Asked, Breakdown]:
         self._fitted()
-        frame = as_events(events, self.schema).frame
-        return frame, breakdown(self.errors, self.scorer_, self.encoder_, frame, rows, scores)
+        asked = Asked.of(self.encoder_, as_events(events, self.schema).frame, rows)
+        return asked, breakdown(self.errors, self.scorer_, asked, scores)
 
     def report(
         self,

@@ -25,6 +25,7 @@ TOP_CASES = 100  # cases with details of their own
 CONTEXT_EVENTS = 3  # events before a case that its table shows
 TABLE_EVENTS = 20  # events of a case that its table shows
 DRAWN_BEFORE, DRAWN_EVENTS = 40, 64  # events of a timeline: at most so many before the case, and in all
+SMALL_SHARE = 0.01  # of a surprise: parts below it are shown as one
 LEVELS = np.logspace(-4, 0, 13)
 _KEY, _LOW, _HIGH = "\x1fentity", "\x1flow", "\x1fhigh"  # unlike any column of the user's
 
@@ -329,11 +330,22 @@ def _told_of_peaks(source: Source, peaks: pl.Series) -> tuple[pl.DataFrame, dict
     if source.breakdown is not None:
         name = pl.concat_str([pl.col(c).fill_null("") for c in ("detector", "field")], separator=" · ")
         found = source.breakdown(rows).select("row", name.str.strip_chars(" ·").alias("part"), "share")
-        parts = found.sort("row", pl.col("share").abs(), descending=[False, True], maintain_order=True)
+        parts = _folded(found.sort("row", pl.col("share").abs(), descending=[False, True], maintain_order=True))
     if source.counterfactual is None:
         return parts, {}
     told = source.counterfactual(rows).select("row", "sentence").drop_nulls()
     return parts, dict(told.unique("row", keep="first", maintain_order=True).iter_rows())
+
+
+def _folded(parts: pl.DataFrame) -> pl.DataFrame:
+    """Parts too small to be seen as one; the sum stays."""
+    small = pl.col("share").abs() < SMALL_SHARE
+    rest = parts.filter(small).group_by("row", maintain_order=True).agg(
+        pl.format("{} smaller {}", pl.len(), pl.when(pl.len() == 1).then(pl.lit("part")).otherwise(pl.lit("parts")))
+        .alias("part"),
+        pl.col("share").sum(),
+    )  # fmt: skip
+    return pl.concat([parts.filter(~small.fill_null(value=True)), rest])
 
 
 def _money_since(history: pl.DataFrame, span: _Span, schema: Schema) -> float:

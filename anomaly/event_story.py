@@ -22,6 +22,7 @@ from anomaly.errors import InputError
 from anomaly.explain import expected_range
 from anomaly.figures import one_in
 from anomaly.ingest import Events, utc_time
+from anomaly.masking import NameMask
 from anomaly.schema import Schema
 from anomaly.thresholds import Threshold
 
@@ -83,12 +84,18 @@ def find_row(read: Events, scores: pl.DataFrame, event: str | None, row: int | N
     return row
 
 
-def event_story(detector: Detector, read: Events, scores: pl.DataFrame, row: int, rule: Threshold) -> EventStory:
-    """Gather all that is told of the scored event in the input `row`, under a fitted decision rule."""
+def event_story(
+    detector: Detector, read: Events, scores: pl.DataFrame, row: int, rule: Threshold, mask: NameMask | None = None
+) -> EventStory:
+    """Gather all that is told of the scored event in the input `row`, under a fitted decision rule.
+
+    The mask, if any, hides the names of entities (see `anomaly.masking`).
+    """
     schema = detector.schema
     scored = scores.with_columns(alerting=pl.Series(decide(rule, scores, schema)))
     score = scored.filter(pl.col("row") == row).row(0, named=True)
     told = detector.explain(read, [row], scores)
+    told = told if mask is None else mask.explanations(told)
     reasons = add_reasons(pl.DataFrame({"peak_row": [row]}), told, most=MOST_REASONS)["reasons"][0].to_list()
     parts = detector.breakdown(read, [row], scores)
     changed = detector.counterfactual(read, [row], scores, rule).drop("row").row(0, named=True)
@@ -109,10 +116,15 @@ def event_story(detector: Detector, read: Events, scores: pl.DataFrame, row: int
         pl.col("surprise").fill_nan(None),
         pl.col("alerting").fill_null(value=False),
     )
+    who = " / ".join(str(score[name]) for name in schema.entity) or "the sequence"
+    own = {name: score[name] for name in ("time", *schema.entity, *shown)}
+    if mask is not None:
+        who, events = mask.name(who), mask.frame(events)
+        own, changed = mask.values(own), mask.values(changed)
     facts = {
-        "summary": _summary(score, schema, alerts=score["alerting"], level=level),
+        "summary": _summary(score, schema, who, alerts=score["alerting"], level=level),
         "row": row,
-        "event": {name: score[name] for name in ("time", *schema.entity, *shown)},
+        "event": own,
         **{name: score[name] for name in ("p_value", "surprise", "status")},
         "alerts": score["alerting"],
         "threshold_p": level,
@@ -128,9 +140,8 @@ def event_story(detector: Detector, read: Events, scores: pl.DataFrame, row: int
     )
 
 
-def _summary(score: Mapping[str, Any], schema: Schema, *, alerts: bool, level: float) -> str:
+def _summary(score: Mapping[str, Any], schema: Schema, who: str, *, alerts: bool, level: float) -> str:
     moment = score["time"].astimezone(ZoneInfo(schema.time_zone))
-    who = " / ".join(str(score[name]) for name in schema.entity) or "the sequence"
     verdict = "it alerts" if alerts else "it does not alert"
     return (
         f"Event of {who} at {moment:%Y-%m-%d %H:%M:%S}: {one_in(score['p_value'])} normal events is at least as "

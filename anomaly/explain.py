@@ -13,10 +13,11 @@ import polars as pl
 import torch
 from numpy.typing import NDArray
 
-from anomaly.breakdown import PAST, Breakdown, histories
+from anomaly.breakdown import PAST, Asked, Breakdown
 from anomaly.features import FIRST_CODE, POPULATION, Column, Encoder, raw_numbers
 from anomaly.models.base import SequenceModel
 from anomaly.models.heads import Prediction
+from anomaly.schema import Schema
 
 QUANTILES = (0.05, 0.5, 0.95)
 LIKELY = 0.05  # a category less probable than this is not named among the expected ones
@@ -24,6 +25,7 @@ SCHEMA: Mapping[str, Any] = {
     "row": pl.Int64,
     "field": pl.String,
     "kind": pl.String,
+    "about": pl.String,
     "surprise": pl.Float64,
     "part": pl.Float64,
     "share": pl.Float64,
@@ -41,26 +43,17 @@ SCHEMA: Mapping[str, Any] = {
 }
 
 
-def explain(
-    model: SequenceModel,
-    encoder: Encoder,
-    frame: pl.DataFrame,
-    rows: Sequence[int],
-    scores: pl.DataFrame,
-    told: Breakdown,
-) -> pl.DataFrame:
+def explain(model: SequenceModel, schema: Schema, asked: Asked, scores: pl.DataFrame, told: Breakdown) -> pl.DataFrame:
     """Explain events, field by field.
 
     Parameters
     ----------
     model : SequenceModel
         Fitted; its predictive distributions say what was expected.
-    encoder : Encoder
-        The one that the model was fitted with.
-    frame : polars.DataFrame
-        Canonical events.
-    rows : sequence of int
-        Input rows of the events to explain.
+    schema : Schema
+        Of the events.
+    asked : Asked
+        The events to explain.
     scores : polars.DataFrame
         Score table with the ``field:<name>`` columns of these rows.
     told : Breakdown
@@ -71,7 +64,9 @@ def explain(
     polars.DataFrame
         One row per event and field, and one of kind ``past`` where events before this one have a part in its surprise:
 
-        - ``row, field, kind``; ``surprise`` of the field; ``part`` and ``share`` that all that is said of its values
+        - ``row, field, kind``; ``about``, the event's own field (a column, "place" or "time") that the statement is
+          about, see `editable`, or "recent past"; a speed is about the time where that is the stranger of the two;
+          ``surprise`` of the field; ``part`` and ``share`` that all that is said of its values
           has in the surprise of the event;
         - ``observed, low, median, high``: numbers in raw units (5 %, 50 % and 95 % of what was expected), or
           ``observed_text`` and ``likely``, the likeliest values, best first; ``everybody``: surprise of the number
@@ -82,11 +77,11 @@ def explain(
         Of the kind ``past``, ``observed`` is the length of the window in seconds, ``past_events`` how many events are
         in it, and ``past_same`` how many of these were unusual; ``surprise`` is the score table's ``recent``.
     """
-    frame, chosen = histories(frame, rows)
-    if not chosen.any():
+    if not asked.chosen.any():
         return pl.DataFrame(schema=SCHEMA)
-    index, prediction = model.predictions(encoder.transform(frame), chosen)
-    raw = raw_numbers(frame, encoder.schema)
+    frame = asked.frame
+    index, prediction = model.predictions(asked.sequences, asked.chosen)
+    raw = raw_numbers(frame, schema)
     row = frame["row"].to_numpy()[index]
     wanted = pl.DataFrame({"row": row}).join(scores, on="row", how="left", maintain_order="left")
     shares = told.parts.filter(pl.col("detector") != PAST).group_by("row", "field").agg(pl.col("part", "share").sum())
@@ -100,6 +95,7 @@ def explain(
             "row": row,
             "field": column.name,
             "kind": column.kind,
+            "about": _about(column, schema, wanted),
             "surprise": wanted[f"field:{column.name}"],
             "part": mine["part"],
             "share": mine["share"],
@@ -113,15 +109,32 @@ def explain(
     return pl.concat(parts).filter(pl.col("observed").is_not_null() | pl.col("observed_text").is_not_null())
 
 
+def editable(schema: Schema, name: str) -> str:
+    """Which of an event's own fields (a column, "place" or "time") a raw column is made of.
+
+    Examples
+    --------
+    >>> from anomaly.simulator import SIMULATED_SCHEMA
+    >>> [editable(SIMULATED_SCHEMA, name) for name in ("amount", "first:merchant_id", "place:speed", "time:gap")]
+    ['amount', 'merchant_id', 'place', 'time']
+    """
+    before_colon, _, rest = name.partition(":")
+    if name in schema.categorical or any(one.name == name for one in schema.numeric):
+        return name
+    if before_colon in ("first", "changed"):
+        return rest
+    return "place" if before_colon == "place" else "time"
+
+
 def expected_range(
     model: SequenceModel, encoder: Encoder, frame: pl.DataFrame, rows: Sequence[int], field: str
 ) -> pl.DataFrame:
     """Range in which the number `field` was expected at each of the rows: ``row, low, high`` in raw units."""
-    frame, chosen = histories(frame, rows)
-    index, prediction = model.predictions(encoder.transform(frame), chosen)
+    asked = Asked.of(encoder, frame, rows)
+    index, prediction = model.predictions(asked.sequences, asked.chosen)
     number = [column.name for column in prediction.fields.columns].index(field)
     told = expectations(prediction)[number]
-    return pl.DataFrame({"row": frame["row"].to_numpy()[index], "low": told["low"], "high": told["high"]})
+    return pl.DataFrame({"row": asked.sequences.row[index], "low": told["low"], "high": told["high"]})
 
 
 def expectations(prediction: Prediction) -> list[dict[str, Any]]:
@@ -140,6 +153,16 @@ def expectations(prediction: Prediction) -> list[dict[str, Any]]:
     for field, probability in zip(prediction.fields.categories, probabilities, strict=True):
         told.append({"likely": _likely(field.column, probability)})
     return told
+
+
+def _about(column: Column, schema: Schema, scores: pl.DataFrame) -> pl.Series:
+    """The own field that a column speaks of: a speed is high because the way is long, or because the time is short."""
+    own = pl.repeat(editable(schema, column.raw_name), len(scores), eager=True)
+    parts = [f"field:{name}" for name in ("time:gap", "place:distance")]
+    if column.kind != "speed" or not set(parts) <= set(scores.columns):
+        return own
+    soon = scores[parts[0]].fill_nan(None) > scores[parts[1]].fill_nan(None)
+    return pl.select(pl.when(soon).then(pl.lit("time")).otherwise(own)).to_series()
 
 
 def _likely(column: Column, probability: NDArray[np.float32]) -> list[list[str]]:
@@ -200,6 +223,7 @@ def _recent(told: Breakdown, scores: pl.DataFrame) -> pl.DataFrame:
         "row": one["row"],
         "field": [PAST] * len(one),
         "kind": ["past"] * len(one),
+        "about": [PAST] * len(one),
         "surprise": one["recent"],
         "part": one["part"],
         "share": one["share"],

@@ -14,6 +14,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 
@@ -122,6 +123,14 @@ class NameMask:
         """A table with every text masked."""
         texts = [name for name, kind in frame.schema.items() if kind in (pl.String, pl.List(pl.String))]
         return frame.with_columns(self.column(frame[name]) for name in texts)
+
+    def values(self, value: Any) -> Any:
+        """Plain values, as of a JSON object, with every text in them masked."""
+        if isinstance(value, Mapping):
+            return {key: self.values(one) for key, one in value.items()}
+        if isinstance(value, list):
+            return [self.values(one) for one in value]
+        return self.text(value) if isinstance(value, str) else value
 
     def explanations(self, told: pl.DataFrame) -> pl.DataFrame:
         """An explanation table whose texts from the data are masked, before sentences are cut to their length."""

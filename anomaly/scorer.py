@@ -301,9 +301,8 @@ class Scorer:
         total = self.combination.total(self.alone(errors), evidence)
         return Judgement(models, self._calibrated(total, _busy(number)), evidence.max(axis=1, initial=0.0))
 
-    def past_alone(self, errors: Errors, sequences: Sequences, mask: NDArray[np.bool_]) -> Float:
-        """Natural log of the p-value of each event of `mask` if nothing were strange about itself, (n,)."""
-        sums, number = (part[mask] for part in recent_sums(sequences, self.fresh(errors), self.combination.scales))
+    def past_alone(self, sums: Float, number: Float) -> Float:
+        """Natural logs of the p-values of N events if nothing were strange about themselves, (N,); as `judge_sums`."""
         total = self.combination.total(np.zeros(len(sums)), window_evidence(number, sums, self.dependence_))
         return self._calibrated(total, _busy(number))
 

@@ -74,11 +74,15 @@ class Meter:
 
 
 class Run(NamedTuple):
-    """What the command line said, how long it took, and the most memory it had (MiB; None where unknown)."""
+    """What the command line said, how long it took, the most memory it had (MiB), and its processor time.
+
+    None where unknown. The processor time is that of all its threads; it hardly depends on what else the machine does.
+    """
 
     result: dict[str, Any]
     seconds: float
     peak_mb: float | None
+    processor_seconds: float | None = None
 
 
 def run_cli(args: Sequence[str | Path]) -> Run:
@@ -99,7 +103,7 @@ def run_cli(args: Sequence[str | Path]) -> Run:
                 encoding="utf-8",
                 check=False,
             )
-        peak_mb = float(peak.read_text()) if peak.exists() else None
+        peak_mb, processor = map(float, peak.read_text().split()) if peak.exists() else (None, None)
     told = f"anomaly {' '.join(command[3:])}"
     if done.returncode:
         raise RuntimeError(f"`{told}` failed with exit code {done.returncode}; its message is above")
@@ -109,7 +113,7 @@ def run_cli(args: Sequence[str | Path]) -> Run:
         result = None
     if not isinstance(result, dict):
         raise RuntimeError(f"`{told}`: expected one JSON object on standard output, got {done.stdout[:200]!r}")
-    return Run(result, meter.seconds, peak_mb)
+    return Run(result, meter.seconds, peak_mb, processor)
 
 
 def file_to_report(
@@ -308,13 +312,14 @@ def _said(command: Sequence[str], root: Path) -> str | None:
 
 
 def _watch(peak: Path, command: Sequence[str]) -> int:
-    """Run a command, write its peak memory in MiB into a file (not on Windows), and return its exit code."""
+    """Run a command, write its peak memory (MiB) and processor time (s) into a file (not on Windows); its exit code."""
     code = subprocess.call(command)
     if sys.platform != "win32":
         import resource
 
-        used = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
-        peak.write_text(str(used / 2**20 if sys.platform == "darwin" else used / 2**10))
+        used = resource.getrusage(resource.RUSAGE_CHILDREN)
+        most = used.ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
+        peak.write_text(f"{most} {used.ru_utime + used.ru_stime}")
     return code
 
 

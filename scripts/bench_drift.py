@@ -26,7 +26,7 @@ FACTORS = (1.2, 1.4, 1.6)
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the bench inside the project's environment and return its exit code."""
     parser = argparse.ArgumentParser(description="How often drift is flagged, with and without one.")
-    parser.add_argument("--plays", type=int, default=20, help="simulations (default: %(default)s)")
+    parser.add_argument("--plays", type=int, default=60, help="simulations (default: %(default)s)")
     parser.add_argument("--customers", type=int, default=200, help="of each (default: %(default)s)")
     parser.add_argument("--out", type=Path, default=ROOT / "reports" / "drift", help="folder for numbers.json")
     wish = parser.parse_args(arguments)

@@ -113,7 +113,55 @@ def detection(figures: Figures) -> str:
     )
 
 
-BLOCKS: Mapping[str, Callable[[Figures], str]] = {"demo": demo, "detection": detection}
+def explain(figures: Figures) -> str:
+    """Compose what is told of reasons and counterfactuals."""
+    kinds = sorted(name.rpartition(".")[2] for name in figures if name.startswith("explain.top_reason."))
+    lines = {kind.replace("_", " "): kind for kind in sorted(kinds, key=lambda kind: (kind != "all", kind))}
+    found = {name.partition(".")[2]: value for name, value in figures.items() if name.startswith("counterfactual.")}
+    return (
+        "### Explanations\n\n"
+        "[Do reasons name what was changed](reports/explain/report.md), on simulated payments? Of the alerts that are "
+        "fraud, the share whose first reason (`top_reason`) names something that the fraudster set and that is unlike "
+        "the customer; the same of the first reason that is not the recent past (`first_field`); beside it the rule "
+        "always to name the amount, and one of the eight things at random:\n\n"
+        + compared(figures, ("top_reason", "first_field", "amount_rule", "chance"), lines, "explain.")
+        + f"\n\nOf {found['alerts']:,.0f} alerts, fraud or not, {found['passes']:.1%} have a change that lets them "
+        f"pass when it is written into the table and all is scored anew: {found['one_field']:.1%} by one field, "
+        f"{found['run']:.1%} without the unusual events shortly before."
+    )
+
+
+def drift(figures: Figures) -> str:
+    """Compose what is told of drift."""
+    shares = {name.rpartition("_")[2]: value for name, value in figures.items() if ".flagged.up_" in name}
+    told = [
+        f"{value:.0%} if they rise by {rise} %" for rise, value in sorted(shares.items(), key=lambda one: int(one[0]))
+    ]
+    return (
+        f"Drift, on {figures['drift.plays']:,.0f} simulations without fraud: everybody's amounts are flagged in "
+        f"{', '.join(told)}; where nothing changes, {figures['drift.false_plays']:.0%} have a flag anywhere "
+        f"({figures['drift.cells']:,.0f} cells)."
+    )
+
+
+def report(figures: Figures) -> str:
+    """Compose what a report costs."""
+    found = {name.partition(".")[2]: value for name, value in figures.items()}
+    return (
+        f"A report of {found['events']:,.0f} scored payments with {found['cases']:,.0f} cases takes "
+        f"{found['seconds']:.0f} s ({found['processor_seconds']:.0f} s of processor time; the slowest of "
+        f"{found['times']:.0f}: {found['slowest_seconds']:.0f} s) and {found['peak_mb']:,.0f} MB; the page has "
+        f"{found['megabytes']:.1f} MB."
+    )
+
+
+BLOCKS: Mapping[str, Callable[[Figures], str]] = {
+    "demo": demo,
+    "detection": detection,
+    "explain": explain,
+    "drift": drift,
+    "report": report,
+}
 
 
 def compared(figures: Figures, scorers: Sequence[str], lines: Mapping[str, str], section: str = "") -> str:

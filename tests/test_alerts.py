@@ -204,6 +204,11 @@ def told(
         (told("visits", "count", 1200, 1, 2), "visits 1,200, expected 1-2"),
         (told("place:distance", "distance", 412.4, 0, 12.2), "412 km from the previous place, expected 0-12 km"),
         (told("place:speed", "speed", 2890.3, 0, 64), "2,890 km/h from the previous place, expected 0-64 km/h"),
+        (
+            told("place:speed", "speed", 300, 0, 64, about="time"),
+            "300 km/h from the previous place, since it came so soon, expected 0-64 km/h",
+        ),
+        (told("place:speed", "speed", 300, about="place"), "300 km/h from the previous place, since it is so far"),
         (told("clock:hour", "clock", 3.2, 9.5, 20.25), "at 03:12, expected 09:30-20:15"),
         (told("clock:hour", "clock", observed_text="03", likely=["10", "11"]), "at 03, expected 10 or 11"),
         (told("first:merchant_id", "flag", 1, observed_text="X"), "first time at merchant_id 'X'"),
@@ -381,7 +386,7 @@ def test_reasons_of_the_peak_event_by_their_part() -> None:
         told("given:amount", "number", 5000, 90, 400, surprise=1.2, part=1.5) | {"row": 101},  # amount itself says more
         told("recent past", "past", 172800.0, surprise=5.0, part=2.0, share=0.2, past_events=9)
         | {"row": 101},  # little
-        told("recent past", "past", 172800.0, surprise=5.0, part=2.0, share=0.5, past_same=4) | {"row": 102},
+        told("recent past", "past", 172800.0, surprise=5.0, part=2.0, share=0.6, past_same=4) | {"row": 102},
         told("device", "category", observed_text="D 1", surprise=0.8, part=1.0, share=0.25) | {"row": 102},
         told("amount", "number", 9, 12, 80, surprise=9.0) | {"row": 104},  # not the peak of its case
         told("amount", "number", 9, 12, 80, surprise=NAN) | {"row": 103},
@@ -417,3 +422,16 @@ def test_reasons_of_the_peak_event_by_their_part() -> None:
         add_reasons(cases, explained.drop("likely"))
     with pytest.raises(ParameterError, match="most"):
         add_reasons(cases, explained, most=0)
+
+
+@pytest.mark.parametrize(("share", "first"), [(0.45, ["amount", "recent past", "channel"]), (0.55, ["recent past"])])
+def test_the_recent_past_comes_first_only_if_it_outweighs_the_rest(share: float, first: list[str]) -> None:
+    rows = [
+        told("channel", "category", observed_text="web", surprise=2.0, part=0.6, share=0.15),
+        told("recent past", "past", 172800, past_events=23, past_same=17, surprise=3.0, part=4 * share, share=share),
+        told("amount", "number", 900, surprise=3.0, part=1.2, share=0.3),
+    ]
+    for order in (rows, rows[::-1]):
+        frame = pl.DataFrame(order, infer_schema_length=None)
+        found = add_reasons(pl.DataFrame({"peak_row": [7]}), frame)["fields"][0].to_list()
+        assert found[: len(first)] == first

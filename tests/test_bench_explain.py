@@ -10,7 +10,7 @@ from typing import Any
 import bench_explain
 import polars as pl
 import pytest
-from bench_explain import CHANGED, WHAT, group, summary, truly_changed
+from bench_explain import CHANGED, WHAT, summary, truly_changed
 
 from anomaly.breakdown import PAST
 from anomaly.frauds import KINDS
@@ -50,11 +50,6 @@ def test_what_counts_is_set_and_unlike_the_customer() -> None:
     assert truly_changed(night, history(night)) == {"device_id", "merchant_category", "time"}
 
 
-def test_a_reason_leads_to_what_a_person_looks_at() -> None:
-    fields = ("given:amount", "first:merchant_id", "given:place:speed", "count:1h", "clock:hour", PAST)
-    assert [group(name) for name in fields] == ["amount", "merchant_id", "place", "time", "time", PAST]
-
-
 def test_the_figures_are_shares_by_kind() -> None:
     named = pl.DataFrame(
         {
@@ -65,8 +60,8 @@ def test_the_figures_are_shares_by_kind() -> None:
         }
     )
     changed = pl.DataFrame(
-        {"found": [True, True, False], "single": [True, False, False], "holds": [True, False, False],
-         "away": [0.0, -0.5, 0.0]}
+        {"found": [True, True, False], "single": [True, False, False], "run": [False, True, False],
+         "holds": [True, False, False], "away": [0.0, -0.5, 0.0], "seconds": [0.1] * 3}
     )  # fmt: skip
     figures = summary(named, changed)
     assert figures["explain.top_reason.bust_out"] == 0.5 and figures["explain.top_reason.slow_drip"] == 0.0
@@ -74,7 +69,8 @@ def test_the_figures_are_shares_by_kind() -> None:
     assert figures["explain.set_reason.bust_out"] == 1.0  # the run of a bust-out is its own
     assert figures["explain.amount_rule.all"] == 0.5 and figures["explain.top_reason.all"] == 0.25
     assert figures["explain.chance.bust_out"] == pytest.approx(1 / len(WHAT))
-    assert figures["counterfactual.found"] == pytest.approx(2 / 3) and figures["counterfactual.passes"] == 0.5
+    assert figures["counterfactual.found"] == pytest.approx(2 / 3) and figures["counterfactual.holds"] == 0.5
+    assert figures["counterfactual.passes"] == pytest.approx(1 / 3) == figures["counterfactual.run"]
     assert figures["counterfactual.largest_p_difference"] == 0.5
     assert "explain.top_reason.structuring" not in figures
 

@@ -10,7 +10,7 @@ import pytest
 from conftest import random_histories, sequences_of
 from oracles import UNTIDY_SCHEMA
 
-from anomaly.breakdown import PARTS, PAST, before, breakdown
+from anomaly.breakdown import PARTS, PAST, Asked, before, breakdown
 from anomaly.detector import Detector
 from anomaly.errors import InputError
 from anomaly.evidence import recent_sums, window_evidence
@@ -131,7 +131,11 @@ def test_only_what_is_needed_is_judged() -> None:
 def test_windows_count_the_unusual_events(detector: Detector, payments: pl.DataFrame, scores: pl.DataFrame) -> None:
     frame = read_events(payments, detector.schema).frame
     rows = scores.sort("recent")["row"].tail(5).to_list()
-    told = breakdown(detector.errors, detector.scorer_, detector.encoder_, frame, rows, scores)
+    asked = Asked.of(detector.encoder_, frame, rows)
+    assert asked.frame.filter(pl.Series(asked.chosen))["row"].sort().to_list() == sorted(rows)
+    ends = asked.frame.group_by("entity").agg(pl.last("row"))["row"]
+    assert set(ends) <= set(rows)  # what comes after is not read
+    told = breakdown(detector.errors, detector.scorer_, asked, scores)
     assert set(told.windows["row"]) == set(rows)
     assert len(told.windows) == len(rows) * len(detector.scorer_.combination.scales)
     assert (told.windows["unusual"] <= told.windows["events"]).all()

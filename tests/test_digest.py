@@ -290,12 +290,12 @@ def test_columns_of_any_name_are_shown_as_what_they_are(names: tuple[str, ...]) 
 def test_parts_and_what_would_pass_are_shown_when_given(source: Source) -> None:
     def breakdown(rows: Sequence[int]) -> pl.DataFrame:
         parts = {
-            "detector": ["forecaster", "recent past"],
-            "field": ["amount", "2 d"],
-            "part": [1.5, 3.0],
-            "share": [1.0, 2.0],
+            "detector": ["forecaster", "forecaster", "recent past", "autoencoder"],
+            "field": ["amount", "hour", "2 d", "shop"],
+            "part": [1.5, 0.016, 3.0, 0.004],
+            "share": [0.33, 0.008, 0.66, 0.002],
         }
-        return pl.concat([pl.DataFrame({"row": [row, row], **parts}) for row in rows])
+        return pl.concat([pl.DataFrame({"row": [row] * 4, **parts}) for row in rows])
 
     def counterfactual(rows: Sequence[int]) -> pl.DataFrame:
         return pl.DataFrame({"row": rows, "sentence": [f"Row {row} would pass." for row in rows]})
@@ -304,8 +304,8 @@ def test_parts_and_what_would_pass_are_shown_when_given(source: Source) -> None:
     for case in source.cases.head(len(told.timelines)).iter_rows(named=True):
         timeline = told.timelines[case["case"]]
         assert timeline.counterfactual == f"Row {case['peak_row']} would pass."
-        assert timeline.parts["part"].to_list() == ["recent past · 2 d", "forecaster · amount"]
-        assert timeline.parts["share"].sum() == 3.0
+        assert timeline.parts["part"].to_list() == ["recent past · 2 d", "forecaster · amount", "2 smaller parts"]
+        assert timeline.parts["share"].sum() == pytest.approx(1.0)
 
 
 def test_the_quality_of_the_scored_events_counts_holes_and_statuses(source: Source) -> None:

@@ -13,8 +13,9 @@ from oracles import UNTIDY_SCHEMA
 from anomaly.alerts import add_reasons
 from anomaly.breakdown import PAST
 from anomaly.detector import Detector
-from anomaly.explain import SCHEMA, expected_range
+from anomaly.explain import SCHEMA, editable, expected_range
 from anomaly.ingest import read_events
+from anomaly.schema import NumericField, Schema
 
 Untidy = Callable[[float | None], Detector]
 
@@ -70,6 +71,27 @@ def test_a_missing_field_is_not_explained(untidy_detector: Untidy, untidy: pl.Da
         missing = table.filter(pl.col(name).is_null())["row"]
         assert len(missing)
         assert not told.filter(pl.col("field") == name)["row"].is_in(missing.implode()).any()
+
+
+def test_derived_columns_lead_back_to_the_events_own_fields() -> None:
+    schema = Schema(time="at", entity=("who",), numeric=(NumericField(name="amount"),), categorical=("shop",))
+    names = ("amount", "shop", "first:shop", "changed:shop", "place:distance", "time:gap", "count:1h", "clock:hour")
+    assert [editable(schema, name) for name in names] == [
+        "amount", "shop", "shop", "shop", "place", "time", "time", "time"
+    ]  # fmt: skip
+
+
+def test_a_speed_is_about_what_is_stranger_the_way_or_the_time(told: pl.DataFrame, scores: pl.DataFrame) -> None:
+    both = told.filter(kind="speed").join(
+        scores.select("row", gap="field:time:gap", way="field:place:distance"), on="row"
+    )
+    soon = both.filter(pl.col("gap") > pl.col("way"))
+    assert 0 < len(soon) < len(both)
+    assert set(soon["about"]) == {"time"}
+    assert set(both.join(soon, on=["row"], how="anti")["about"]) == {"place"}
+    rest = told.filter(pl.col("kind") != "speed").select("field", "about").unique()
+    assert set(rest.filter(pl.col("field").str.contains("amount"))["about"]) == {"amount"}
+    assert rest.filter(field=PAST)["about"].to_list() == [PAST]
 
 
 def test_low_is_below_median_below_high_and_nothing_lies_below_nothing(told: pl.DataFrame) -> None:

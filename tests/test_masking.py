@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import json
 import shutil
 import subprocess
 from pathlib import Path
@@ -13,8 +14,10 @@ import pytest
 
 from anomaly.detector import Detector
 from anomaly.errors import ParameterError
+from anomaly.event_figure import story_figure, write_figure
+from anomaly.event_story import event_story
 from anomaly.export import write_cases
-from anomaly.ingest import JOINER
+from anomaly.ingest import JOINER, read_events
 from anomaly.masking import NameMask, mask_key
 from anomaly.printing import find_browser
 from anomaly.simulator import SIMULATED_SCHEMA, simulate
@@ -111,6 +114,25 @@ def test_no_name_is_left_in_a_masked_report(
             written = (tmp_path / "cases.jsonl").read_text(encoding="utf-8") + beside.read_text(encoding="utf-8")
             assert "Qvist" not in written
             assert cases["entity"][0] in written
+
+
+def test_no_name_is_left_in_a_masked_explanation(
+    named: tuple[Detector, pl.DataFrame, list[str]], tmp_path: Path
+) -> None:
+    detector, table, names = named
+    read = read_events(table, detector.schema)
+    scores = detector.score(read, since="2024-01-28")
+    rule = detector.threshold(budget_per_day=3)
+    row = int(scores.filter(pl.col("merchant_id").str.contains("Qvist")).sort("p_value")["row"][0])
+    for mask in (None, NameMask(KEY, names)):
+        story = event_story(detector, read, scores, row, rule, mask)
+        write_figure(story_figure(story), tmp_path / "event.svg", label=story.facts["summary"])
+        told = json.dumps(story.facts, default=str, ensure_ascii=False) + story.events.write_csv()
+        told += (tmp_path / "event.svg").read_text(encoding="utf-8")
+        assert ("Qvist" in told) is (mask is None)
+        if mask is not None:
+            assert mask.name(table["customer_id"][row]) in story.facts["summary"]
+            assert story.facts["event"]["merchant_id"].startswith("shop of M-")
 
 
 def read_pdf(path: Path) -> str:

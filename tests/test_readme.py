@@ -68,6 +68,25 @@ def test_the_bench_has_its_block(tmp_path: Path) -> None:
     assert "Made by `python3 scripts/x.py` on 2 cores of Some CPU, ? GiB" in text
 
 
+def test_explanations_drift_and_the_report_have_their_blocks() -> None:
+    figures = {
+        f"explain.{name}.{kind}": 0.75 for name in ("top_reason", "amount_rule") for kind in ("all", "slow_drip")
+    }
+    figures |= {f"counterfactual.{name}": 0.5 for name in ("passes", "one_field", "run")}
+    figures |= {"counterfactual.alerts": 1234, "drift.plays": 20, "drift.cells": 480, "drift.false_plays": 0.05}
+    figures |= {"drift.flagged.up_20": 0.1, "drift.flagged.up_140": 1.0}
+    figures |= {f"report.{name}": 7 for name in ("events", "cases", "seconds", "processor_seconds", "times")}
+    figures |= {f"report.{name}": 1234.5 for name in ("slowest_seconds", "peak_mb", "megabytes")}
+    told = readme.explain(figures)
+    assert (
+        "| all | 0.750 | – | 0.750 | – |\n| slow drip |" in told and "Of 1,234 alerts, fraud or not, 50.0% have" in told
+    )
+    assert "flagged in 10% if they rise by 20 %, 100% if they rise by 140 %; where nothing changes, 5%" in readme.drift(
+        figures
+    )
+    assert "7 s (7 s of processor time; the slowest of 7: 1234 s) and 1,234 MB" in readme.report(figures)
+
+
 def test_the_python_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As written, but for the size of the data and of the models."""
     monkeypatch.chdir(tmp_path)
