@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from anomaly.alerts import duration_text, number_text
 from anomaly.breakdown import PAST, before, histories
-from anomaly.digest import money_at_risk, money_field
+from anomaly.digest import batch_level, money_field
 from anomaly.errors import InputError
 from anomaly.explain import expectations
 from anomaly.features import Column, Encoder
@@ -63,6 +63,9 @@ class Judge:
         (sequences, which events) -> errors by model, as `Detector.errors`.
     rule : Threshold
         The fitted decision rule.
+    whole : callable, optional
+        (natural logs of p-values (n,), input rows (n,)) -> natural logs of the p-values that are judged by the rule,
+        where other detectors have a say too.
     """
 
     schema: Schema
@@ -71,6 +74,7 @@ class Judge:
     model: SequenceModel
     errors: Callable[[Sequences, Mask], Errors]
     rule: Threshold
+    whole: Callable[[Float, NDArray[np.int64]], Float] = lambda log_p, _: log_p
 
 
 @dataclass(frozen=True)
@@ -192,8 +196,7 @@ class _Search:
     ) -> None:
         self.judge, self.frame = judge, frame
         self.money = money_field(judge.schema)
-        worth = money_at_risk(scores, judge.schema)
-        self.level = judge.rule.batch_threshold(scores["p_value"].to_numpy(), money=worth)
+        self.level = batch_level(judge.rule, scores, judge.schema)
         starts = np.flatnonzero((frame["entity"] != frame["entity"].shift(1)).fill_null(value=True).to_numpy())
         first = starts[np.searchsorted(starts, at, side="right") - 1]
         rows = frame["row"].to_numpy()
@@ -230,8 +233,11 @@ class _Search:
         mask[last] = True
         scorer = self.judge.scorer
         errors = self.judge.errors(sequences, before(sequences, mask, max(scorer.combination.scales, default=0.0)))
-        p = np.exp(np.maximum(scorer.judge(errors, sequences, mask).log_p, LEAST_LOG_P))
-        alone = np.exp(np.maximum(scorer.past_alone(errors, sequences, mask), LEAST_LOG_P))
+        rows = np.array([event.row for event, _ in tries])
+        p, alone = (
+            np.exp(np.maximum(self.judge.whole(log_p, rows), LEAST_LOG_P))
+            for log_p in (scorer.judge(errors, sequences, mask).log_p, scorer.past_alone(errors, sequences, mask))
+        )
         name = self.money
         money = np.full(len(last), np.nan) if name is None else frame[f"n:{name}"][last].fill_null(np.nan).to_numpy()
         return p, self.passes(p, money), self.passes(alone, money)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from anomaly.alerts import add_reasons
 from anomaly.breakdown import PAST, histories
 from anomaly.detector import Detector
-from anomaly.digest import decide, money_at_risk
+from anomaly.digest import batch_level, decide
 from anomaly.errors import InputError
 from anomaly.explain import expected_range
 from anomaly.figures import one_in
@@ -92,7 +92,7 @@ def event_story(detector: Detector, read: Events, scores: pl.DataFrame, row: int
     reasons = add_reasons(pl.DataFrame({"peak_row": [row]}), told, most=MOST_REASONS)["reasons"][0].to_list()
     parts = detector.breakdown(read, [row], scores)
     changed = detector.counterfactual(read, [row], scores, rule).drop("row").row(0, named=True)
-    level = rule.batch_threshold(scores["p_value"].to_numpy(), money=money_at_risk(scores, schema))
+    level = batch_level(rule, scores, schema)
     history, chosen = histories(read.frame, [row])
     history = history.join(scored.select("row", "status", "surprise", "alerting"), on="row", how="left",
                            maintain_order="left")  # fmt: skip
@@ -112,7 +112,7 @@ def event_story(detector: Detector, read: Events, scores: pl.DataFrame, row: int
     facts = {
         "summary": _summary(score, schema, alerts=score["alerting"], level=level),
         "row": row,
-        "event": {name: score[name] for name in ("time", *schema.entity, *shown)},
+        "event": {name: score[name] for name in ("time", *schema.key, *shown)},
         **{name: score[name] for name in ("p_value", "surprise", "status")},
         "alerts": score["alerting"],
         "threshold_p": level,
@@ -130,7 +130,7 @@ def event_story(detector: Detector, read: Events, scores: pl.DataFrame, row: int
 
 def _summary(score: Mapping[str, Any], schema: Schema, *, alerts: bool, level: float) -> str:
     moment = score["time"].astimezone(ZoneInfo(schema.time_zone))
-    who = " / ".join(str(score[name]) for name in schema.entity) or "the sequence"
+    who = " / ".join(str(score[name]) for name in schema.key) or "the sequence"
     verdict = "it alerts" if alerts else "it does not alert"
     return (
         f"Event of {who} at {moment:%Y-%m-%d %H:%M:%S}: {one_in(score['p_value'])} normal events is at least as "
@@ -140,7 +140,7 @@ def _summary(score: Mapping[str, Any], schema: Schema, *, alerts: bool, level: f
 
 def _by_field(parts: pl.DataFrame) -> pl.DataFrame:
     """Parts summed over the detectors, and those of the recent past over its windows."""
-    name = pl.when(pl.col("detector") == PAST).then(pl.lit(PAST)).otherwise("field").alias("field")
+    name = pl.when(pl.col("detector").str.ends_with(PAST)).then("detector").otherwise("field").alias("field")
     return (
         parts.filter(pl.col("part") > 0)
         .with_columns(name)
