@@ -25,7 +25,6 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-from scipy import special
 
 from anomaly.artifacts import Arrays, read_manifest, versions
 from anomaly.breakdown import Breakdown, histories
@@ -346,7 +345,7 @@ def load_detector(folder: Path | str, *, device: str | None = None) -> Detector:
 def _mean(nats: Float) -> Float:
     """-ln of the weighted harmonic mean of p, (n,), from -ln p, (n, V); NaN where the first view says nothing."""
     weights = _weights(nats)
-    mean = special.logsumexp(np.nan_to_num(nats), axis=1, b=weights) - np.log(weights.sum())
+    mean = np.logaddexp.reduce(np.nan_to_num(nats) + np.log(weights), axis=1) - np.log(weights.sum())
     return np.where(np.isnan(nats[:, 0]), np.nan, mean)
 
 
@@ -363,7 +362,8 @@ def _terms(nats: Float) -> Float:
     known, weights = np.nan_to_num(nats), _weights(nats)
     places, lengths = np.polynomial.legendre.leggauss(NODES)
     raised = np.log(weights) + (places[:, None, None] + 1) / 2 * known
-    values = known * np.einsum("t,tnv->nv", lengths / 2, special.softmax(raised, axis=2))
+    slope = np.exp(raised - np.logaddexp.reduce(raised, axis=2, keepdims=True))
+    values = known * np.einsum("t,tnv->nv", lengths / 2, slope)
     whole = values.sum(axis=1, keepdims=True)
     split: Float = np.nan_to_num(_mean(nats))[:, None] * values
     return np.asarray(np.divide(split, whole, out=np.zeros_like(split), where=whole > 0))
