@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from anomaly.schema import NumericField, Place, Schema, infer_schema
     from anomaly.simulator import SIMULATED_SCHEMA, simulate
     from anomaly.stream import Stream
+    from anomaly.views import Views
 
 _HOMES = {
     "AnomalyError": "errors",
@@ -32,6 +33,7 @@ _HOMES = {
     "SIMULATED_SCHEMA": "simulator",
     "Schema": "schema",
     "Stream": "stream",
+    "Views": "views",
     "infer_schema": "schema",
     "read_events": "ingest",
     "simulate": "simulator",
@@ -47,6 +49,7 @@ __all__ = [
     "SIMULATED_SCHEMA",
     "Schema",
     "Stream",
+    "Views",
     "infer_schema",
     "read_events",
     "simulate",

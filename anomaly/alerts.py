@@ -193,12 +193,14 @@ def add_reasons(cases: pl.DataFrame, explanations: pl.DataFrame, *, most: int = 
     )
     # An amount may be strange as such and given its categories: the stranger statement is enough.
     wanted = wanted.with_columns(what=pl.col("field").str.strip_prefix(GIVEN))
-    wanted = wanted.unique(["row", "what"], keep="first", maintain_order=True)
+    said_of = ["row", "what", *(["view"] if "view" in wanted.columns else [])]
+    wanted = wanted.unique(said_of, keep="first", maintain_order=True)
     reasons: dict[int, list[str]] = {}
     fields: dict[int, list[str]] = {}
     for told in wanted.group_by("row", maintain_order=True).head(most).iter_rows(named=True):
         reasons.setdefault(told["row"], []).append(sentence(told))
-        fields.setdefault(told["row"], []).append(told["field"])
+        view = told.get("view")
+        fields.setdefault(told["row"], []).append(f"{view}: {told['field']}" if view else told["field"])
     peaks = cases["peak_row"].to_list()
     return cases.with_columns(
         pl.Series("reasons", [reasons.get(row, []) for row in peaks], dtype=pl.List(pl.String)),
@@ -215,7 +217,8 @@ def sentence(explanation_row: Mapping[str, Any]) -> str:
         `field`, `kind` (number, duration, count, distance, speed, category, clock, flag or past), `surprise`,
         `about`, `observed`, `low`, `median`, `high`, `observed_text`, `likely`, `everybody`, `past_events`,
         `past_same`, `past_low`, `past_high` (see `anomaly.explain.explain`); what is absent or None is left out of the
-        sentence. Durations in seconds, distances in km, speeds in km/h, clocks in hours.
+        sentence. Durations in seconds, distances in km, speeds in km/h, clocks in hours. `view` is said first,
+        where the field is not of the first view (see `anomaly.views`).
 
     Examples
     --------
@@ -234,7 +237,8 @@ def sentence(explanation_row: Mapping[str, Any]) -> str:
         raise ParameterError(f"sentence: expected a kind among {', '.join(_OBSERVED)}, got {kind!r}")
     rarity = [_rarity(explanation_row.get("surprise")), _among_everybody(explanation_row.get("everybody"))]
     parts = [_OBSERVED[kind](explanation_row), _expected(explanation_row), _own_past(explanation_row), *rarity]
-    return ", ".join(part for part in parts if part)
+    view = explanation_row.get("view")
+    return (f"by {view}: " if view else "") + ", ".join(part for part in parts if part)
 
 
 def _expected(told: Mapping[str, Any]) -> str:

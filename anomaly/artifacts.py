@@ -9,8 +9,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import platform
 import re
 from collections.abc import Mapping
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -78,14 +80,8 @@ def check_folder(folder: Path | str) -> Path:
     return path
 
 
-def read_artifact(folder: Path | str) -> tuple[dict[str, Any], dict[str, Arrays]]:
-    """Read manifest and parts, and check them.
-
-    Raises
-    ------
-    ArtifactError
-        If there is no manifest, its format is unknown, or a part is missing or changed (named in the message).
-    """
+def read_manifest(folder: Path | str) -> dict[str, Any]:
+    """Read the manifest alone; errors as of `read_artifact`."""
     path = Path(folder)
     try:
         manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
@@ -100,6 +96,19 @@ def read_artifact(folder: Path | str) -> tuple[dict[str, Any], dict[str, Arrays]
         raise ArtifactError(
             f"load: {path / MANIFEST} has format {found!r}, this version reads format {FORMAT}; fit again"
         )
+    return manifest
+
+
+def read_artifact(folder: Path | str) -> tuple[dict[str, Any], dict[str, Arrays]]:
+    """Read manifest and parts, and check them.
+
+    Raises
+    ------
+    ArtifactError
+        If there is no manifest, its format is unknown, or a part is missing or changed (named in the message).
+    """
+    path = Path(folder)
+    manifest = read_manifest(path)
     try:
         listed = {name: (path / part["file"], part["sha256"]) for name, part in manifest["parts"].items()}
     except (AttributeError, KeyError, TypeError):
@@ -113,6 +122,12 @@ def read_artifact(folder: Path | str) -> tuple[dict[str, Any], dict[str, Arrays]
             raise ArtifactError(f"load: the part {file.name} in {path} was changed since it was saved; fit again")
         parts[name] = load(data)
     return manifest, parts
+
+
+def versions() -> Mapping[str, str]:
+    """Versions of what made the numbers."""
+    libraries = {name: version(name) for name in ("torch", "numpy", "polars", "scipy")}
+    return {"anomaly": version("anomaly"), "python": platform.python_version(), **libraries}
 
 
 def pack_text(values: NDArray[np.object_]) -> NDArray[np.uint8]:

@@ -132,10 +132,10 @@ def fit(
     known = Schema.from_toml(schema)
     source = source_of(events, query)
 
-    from anomaly.detector import Detector
+    from anomaly.views import make_detector
 
     end = seconds_of("--until", until)
-    detector = Detector(known, hidden=hidden, quarantine_hours=quarantine_hours, epochs=epochs, seed=seed)
+    detector = make_detector(known, hidden=hidden, quarantine_hours=quarantine_hours, epochs=epochs, seed=seed)
     read = read_events_told(source, known, query)
     if end is not None and not (read.frame["time"] < end).any():
         raise InputError(f"--until {until}: no event is before it")
@@ -174,10 +174,10 @@ def score(
         raise ParameterError(f"--out {out}: that name is taken by the rejected rows; give another one")
     source = source_of(events, query, writes=[out, rejects])
 
-    from anomaly.detector import Detector
+    from anomaly.views import load_detector
 
     seconds_of("--since", since)
-    fitted = Detector.load(detector)
+    fitted = load_detector(detector)
     read = read_events_told(source, fitted.schema, query)
     scores = fitted.score(read, since=since)
     write_table(scores, out)
@@ -226,13 +226,13 @@ def report(
     check_report_files(scores, out, alerts)
     source = source_of(events, query, reads=[] if scores is None else [scores], writes=[out, alerts])
 
-    from anomaly.detector import Detector
     from anomaly.masking import mask_key
     from anomaly.terminal import case_table
+    from anomaly.views import load_detector
 
     start = seconds_of("--since", since)
     key = mask_key() if mask else None
-    fitted = Detector.load(detector)
+    fitted = load_detector(detector)
     rule = fitted.threshold(**given)
     read = read_events_told(source, fitted.schema, query)
     table = fitted.score(read, since=since) if scores is None else read_scores(scores, read, fitted, start)
@@ -282,11 +282,11 @@ def explain(
     check_scores(scores)
     source = source_of(events, query, reads=[] if scores is None else [scores], writes=[figure])
 
-    from anomaly.detector import Detector
     from anomaly.masking import NameMask, mask_key
+    from anomaly.views import load_detector
 
     key = mask_key() if mask else None
-    fitted = Detector.load(detector)
+    fitted = load_detector(detector)
     rule = fitted.threshold(**{name: value for name, value in given.items() if value is not None})
     read = read_events_told(source, fitted.schema, query)
     table = fitted.score(read) if scores is None else read_scores(scores, read, fitted, None)
@@ -319,11 +319,11 @@ def rehearse(
     EVENTS is the history that was fitted. Nothing is learned from the copies, and no label is read. It shows what the
     detector is blind to; what real thieves do is another question.
     """
-    from anomaly.detector import Detector
     from anomaly.terminal import rehearsal_table
+    from anomaly.views import load_detector
 
     given: dict[str, Any] = {"budget_per_day": budget_per_day, "false_alert_rate": false_alert_rate}
-    fitted = Detector.load(detector)
+    fitted = load_detector(detector)
     rule = fitted.threshold(**{name: value for name, value in given.items() if value is not None})
     read = read_events_told(source_of(events, query), fitted.schema, query)
     found = fitted.rehearsal(read, rule, episodes=episodes, seed=seed)

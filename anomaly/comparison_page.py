@@ -176,7 +176,7 @@ def _tiles(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 def _settings(asked: Comparison) -> dict[str, str]:
     """What was asked for, as text by its heading."""
-    columns = [*asked.schema.entity, *(one.name for one in asked.schema.numeric), *asked.schema.categorical]
+    columns = [*asked.schema.key, *(one.name for one in asked.schema.numeric), *asked.schema.categorical]
     return {
         "Columns": ", ".join(columns),
         "Scored from": "the last third of the time" if asked.since is None else str(asked.since),

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from anomaly.alerts import duration_text, number_text
 from anomaly.breakdown import PAST, histories
-from anomaly.digest import money_at_risk, money_field
+from anomaly.digest import batch_level, money_field
 from anomaly.errors import InputError
 from anomaly.explain import editable, expectations
 from anomaly.features import Column, Encoder, entity_offsets
@@ -71,6 +71,9 @@ class Judge:
         The fitted decision rule.
     quarantine : float
         Seconds until an event is in the models' memory.
+    whole : callable, optional
+        (natural logs of p-values (n,), input rows (n,)) -> natural logs of the p-values that are judged by the rule,
+        where other detectors have a say too.
     """
 
     schema: Schema
@@ -80,6 +83,7 @@ class Judge:
     errors: Callable[[Sequences, Mask], Errors]
     rule: Threshold
     quarantine: float
+    whole: Callable[[Float, NDArray[np.int64]], Float] = lambda log_p, _: log_p
 
 
 @dataclass(frozen=True)
@@ -190,8 +194,7 @@ def counterfactuals(
     known = dict(scores.filter(pl.col("row").is_in(rows)).select("row", "p_value").iter_rows())
     if unknown := set(rows) - (known.keys() & set(whole["row"])):
         raise InputError(f"counterfactual: row {min(unknown)} is no scored event; give rows of the score table")
-    worth = money_at_risk(scores, judge.schema)
-    level = judge.rule.batch_threshold(scores["p_value"].to_numpy(), money=worth)
+    level = batch_level(judge.rule, scores, judge.schema)
     orders = _orders(judge.schema, parts)
     told: dict[int, dict[str, Any]] = {}
     for at in _blocks(whole, np.flatnonzero(chosen)):
@@ -266,7 +269,8 @@ class _Search:
         ]
         which = np.array([event.number for event, _ in tries], dtype=np.int64)
         found = (self._without if run else self._histories).score(which, edits)
-        p, alone = (np.exp(np.maximum(log_p, LEAST_LOG_P)) for log_p in found)
+        rows = np.array([event.row for event, _ in tries], dtype=np.int64)
+        p, alone = (np.exp(np.maximum(self.judge.whole(log_p, rows), LEAST_LOG_P)) for log_p in found)
         name = "" if self.money is None else f"n:{self.money}"
         worth = [edit.get(name, self._value(name, event)) for edit, (event, _) in zip(edits, tries, strict=True)]
         money = np.array([np.nan if one is None else float(one) for one in worth])

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
-import platform
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +15,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from anomaly.alerts import add_reasons, build_cases, duration_text
-from anomaly.artifacts import Arrays, pack_text, read_artifact, unpack_text, write_artifact
+from anomaly.artifacts import Arrays, pack_text, read_artifact, unpack_text, versions, write_artifact
 from anomaly.breakdown import Asked, Breakdown, breakdown
 from anomaly.counterfactual import Judge, counterfactuals
 from anomaly.digest import Source, calibration_check, decide, money_field, report_data
@@ -40,7 +37,7 @@ from anomaly.report import write_report
 from anomaly.schema import Schema
 from anomaly.score_table import score_table, statuses
 from anomaly.scorer import LEAST_LOG_P, Combination, Errors, Scorer
-from anomaly.sequences import Sequences, typical_gap
+from anomaly.sequences import Sequences, fingerprint, typical_gap
 from anomaly.thresholds import Threshold, usual_rule
 
 Float = NDArray[np.float64]
@@ -153,6 +150,7 @@ class Detector:
         InputError
             If there are fewer than 100 usable events, or no two different times.
         """
+        self._one_view()
         read = as_events(events, self.schema)
         end = as_seconds(until)
         frame = read.frame if end is None else read.frame.filter(pl.col("time") < end)
@@ -290,7 +288,7 @@ class Detector:
         cases = build_cases(
             scores,
             decided,
-            entity_columns=self.schema.entity,
+            entity_columns=self.schema.key,
             cooldown_hours=rule.cooldown_hours,
             money=None if money is None else scores[money],
         )
@@ -306,13 +304,16 @@ class Detector:
 
     def breakdown(self, events: Any, rows: Sequence[int], scores: pl.DataFrame) -> pl.DataFrame:
         """Parts of each field and of the recent past in the surprise of the events in `rows`; see `Breakdown.parts`."""
-        return self._broken_down(events, rows, scores)[1].parts
+        return self._parted(events, rows, scores).parts
 
     def counterfactual(self, events: Any, rows: Sequence[int], scores: pl.DataFrame, rule: Threshold) -> pl.DataFrame:
         """Changes of one or two fields with which the events in `rows` would pass; see `anomaly.counterfactual`."""
         parts, model = self.breakdown(events, rows, scores), self.models_[-1]
         judge = Judge(self.schema, self.encoder_, self.scorer_, model, self.errors, rule, self.quarantine_)
         return counterfactuals(judge, as_events(events, self.schema).frame, rows, scores, parts)
+
+    def _parted(self, events: Any, rows: Sequence[int], scores: pl.DataFrame) -> Breakdown:
+        return self._broken_down(events, rows, scores)[1]
 
     def _broken_down(self, events: Any, rows: Sequence[int], scores: pl.DataFrame) -> tuple[Asked, Breakdown]:
         self._fitted()
@@ -369,6 +370,10 @@ class Detector:
     def save(self, folder: Path | str) -> Path:
         """Write the fitted detector into `folder` (manifest and safetensors, no pickle), in one step."""
         self._fitted()
+        return write_artifact(folder, *self._packed())
+
+    def _packed(self) -> tuple[dict[str, Any], dict[str, Arrays]]:
+        """The manifest and the parts; `_restored` is the way back."""
         held: Arrays = {name: getattr(self.holdout_, name) for name in ("p", "time", "entity", "money")}
         parts: dict[str, Arrays] = {
             model.name: {k: v.numpy() for k, v in model.arrays().items()} for model in self.models_
@@ -396,7 +401,7 @@ class Detector:
             "encoder": self.encoder_.to_dict(),
             "fitted": self.fitted_,
         }
-        return write_artifact(folder, manifest, parts)
+        return manifest, parts
 
     @classmethod
     def load(cls, folder: Path | str, *, device: str | None = None) -> Detector:
@@ -421,6 +426,7 @@ class Detector:
     @classmethod
     def _restored(cls, manifest: Mapping[str, Any], parts: Mapping[str, Arrays], device: str | None) -> Detector:
         detector = cls(Schema.model_validate(manifest["schema"]), **manifest["parameters"], device=device)
+        detector._one_view()
         detector.encoder_ = Encoder.from_dict(detector.schema, manifest["encoder"])
         detector.gap_, detector.quarantine_ = manifest["gap_seconds"], manifest["quarantine_seconds"]
         detector.models_ = detector._make_models()
@@ -441,6 +447,23 @@ class Detector:
         if mask is not None:
             everybody[~mask] = np.nan
         return {**found, self.population_.name: everybody}
+
+    @property
+    def detectors(self) -> tuple[Detector, ...]:
+        """One for each view of the events; a detector of a single view is its own."""
+        return (self,)
+
+    def together(self, nats: Float) -> Float:
+        """Natural log of the p-value of n events from -ln p of their views, (n, V); the first views are enough."""
+        return -nats[:, 0]
+
+    def _one_view(self) -> None:
+        if len(self.schema.entity) > 1:
+            raise ParameterError(
+                f"Detector: its schema has {len(self.schema.entity)} views ({', '.join(self.schema.view_names)}); take "
+                "anomaly.Views for them, and load_detector of anomaly.views for what was saved; a key of several "
+                f'columns is written entity = [["{self.schema.key[0]}", ...]]'
+            )
 
     def _fields(self) -> dict[str, Any]:
         models = {model.name: model.fields.columns for model in self.models_}
@@ -465,6 +488,7 @@ class Detector:
         total = self.scorer_.fit(errors, sequences, held)
         normal = np.isfinite(total)
         self.check_ = calibration_check(total[normal], sequences.time[normal])
+        self.usual_ = normal[held]
         self.known_ = sequences.entity
         p = np.exp(np.maximum(self.scorer_.held_log_p_, LEAST_LOG_P))
         money = money_field(self.schema)
@@ -516,7 +540,8 @@ class Detector:
             raise InputError("rehearse: no kind of fraud can be planted into these events; name numbers in the schema")
         copies = self._copies(frame, self.fitted_["held_out_since"], episodes, seed)
         judged = self.scorer_.judge(copies.errors, copies.sequences)
-        caught = rule.decide(np.exp(np.maximum(judged.log_p, LEAST_LOG_P)))
+        p = np.exp(np.maximum(self.together(-judged.log_p[:, None]), LEAST_LOG_P))
+        caught = rule.decide(p, entity=copies.sequences.sequence)
         found = recall_by_kind(caught, copies)
         return pl.DataFrame([{"kind": kind, **values} for kind, values in found.items()])
 
@@ -535,7 +560,7 @@ class Detector:
             "Quarantine": duration_text(self.quarantine_),
             "Hidden units": str(self.hidden),
             "Seed": str(self.seed),
-            "Entity": ", ".join(self.schema.entity) or "one sequence",
+            "Entity": ", ".join(self.schema.key) or "one sequence",
             "Fields scored": ", ".join(column.name for column in self.models_[-1].fields.columns),
         }
 
@@ -566,20 +591,6 @@ class Detector:
     def _fitted(self) -> None:
         if not self.models_:
             raise NotFittedError("Detector: not fitted yet; call fit(events), or Detector.load(folder)")
-
-
-def fingerprint(sequences: Sequences) -> str:
-    """Sha256 of the encoded history."""
-    digest_ = hashlib.sha256()
-    for array in (sequences.offsets, sequences.time, sequences.numeric, sequences.category):
-        digest_.update(np.ascontiguousarray(array).data)
-    return digest_.hexdigest()
-
-
-def versions() -> Mapping[str, str]:
-    """Versions of what made the numbers."""
-    libraries = {name: version(name) for name in ("torch", "numpy", "polars", "scipy")}
-    return {"anomaly": version("anomaly"), "python": platform.python_version(), **libraries}
 
 
 def _text(seconds: float) -> str:

@@ -75,8 +75,7 @@ class Source:
 def report_data(source: Source, *, title: str, command: str | None) -> ReportData:
     """Compute all that the page shows."""
     scores, cases = source.scores, source.cases
-    worth = money_at_risk(scores, source.schema)
-    threshold = source.rule.batch_threshold(scores["p_value"].to_numpy(), money=worth)
+    threshold = batch_level(source.rule, scores, source.schema)
     decided = decide(source.rule, scores, source.schema)
     money = money_field(source.schema)
     return ReportData(
@@ -143,7 +142,20 @@ def money_at_risk(scores: pl.DataFrame, schema: Schema) -> NDArray[np.float64]:
 
 def decide(rule: Threshold, scores: pl.DataFrame, schema: Schema) -> NDArray[np.bool_]:
     """Which of the scored events alert, (n,)."""
-    return rule.decide(scores["p_value"].to_numpy(), money=money_at_risk(scores, schema))
+    worth, entity = money_at_risk(scores, schema), _entity_codes(scores, schema)
+    return rule.decide(scores["p_value"].to_numpy(), money=worth, entity=entity)
+
+
+def batch_level(rule: Threshold, scores: pl.DataFrame, schema: Schema) -> float:
+    """Largest p-value that alerts among the scored events, or would; 0 if none does."""
+    worth, entity = money_at_risk(scores, schema), _entity_codes(scores, schema)
+    return rule.batch_threshold(scores["p_value"].to_numpy(), money=worth, entity=entity)
+
+
+def _entity_codes(scores: pl.DataFrame, schema: Schema) -> NDArray[np.int64]:
+    if not schema.key:
+        return np.zeros(len(scores), dtype=np.int64)
+    return scores.select(pl.struct(schema.key).rank("dense")).to_series().to_numpy().astype(np.int64)
 
 
 def summary(source: Source, money: str | None) -> dict[str, str]:
@@ -155,9 +167,7 @@ def summary(source: Source, money: str | None) -> dict[str, str]:
         "Cases": f"{len(cases):,}",
         "Cases per day": number_text(round(len(cases) / days, 1)),
         "Events scored": f"{len(scores):,}",
-        "Entities": f"{scores.select(pl.struct(source.schema.entity).n_unique()).item():,}"
-        if source.schema.entity
-        else "1",
+        "Entities": f"{scores.select(pl.struct(source.schema.key).n_unique()).item():,}" if source.schema.key else "1",
         "Period": scores.select(pl.format("{} to {}", pl.min("time").dt.date(), pl.max("time").dt.date())).item(),
         "History before": f"{used:,} events",
         "Rows rejected": f"{len(source.events.rejects):,} of {source.events.n_input:,}",

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from anomaly.alerts import add_reasons
 from anomaly.breakdown import PAST, histories
 from anomaly.detector import Detector
-from anomaly.digest import decide, money_at_risk
+from anomaly.digest import batch_level, decide
 from anomaly.errors import InputError
 from anomaly.explain import expected_range
 from anomaly.figures import one_in
@@ -99,7 +99,7 @@ def event_story(
     reasons = add_reasons(pl.DataFrame({"peak_row": [row]}), told, most=MOST_REASONS)["reasons"][0].to_list()
     parts = detector.breakdown(read, [row], scores)
     changed = detector.counterfactual(read, [row], scores, rule).drop("row").row(0, named=True)
-    level = rule.batch_threshold(scores["p_value"].to_numpy(), money=money_at_risk(scores, schema))
+    level = batch_level(rule, scores, schema)
     history, chosen = histories(read.frame, [row])
     history = history.join(scored.select("row", "status", "surprise", "alerting"), on="row", how="left",
                            maintain_order="left")  # fmt: skip
@@ -116,8 +116,8 @@ def event_story(
         pl.col("surprise").fill_nan(None),
         pl.col("alerting").fill_null(value=False),
     )
-    who = " / ".join(str(score[name]) for name in schema.entity) or "the sequence"
-    own = {name: score[name] for name in ("time", *schema.entity, *shown)}
+    who = " / ".join(str(score[name]) for name in schema.key) or "the sequence"
+    own = {name: score[name] for name in ("time", *schema.key, *shown)}
     if mask is not None:
         who, events = mask.name(who), mask.frame(events)
         own, changed = mask.values(own), mask.values(changed)
@@ -151,7 +151,7 @@ def _summary(score: Mapping[str, Any], schema: Schema, who: str, *, alerts: bool
 
 def _by_field(parts: pl.DataFrame) -> pl.DataFrame:
     """Parts summed over the detectors, and those of the recent past over its windows."""
-    name = pl.when(pl.col("detector") == PAST).then(pl.lit(PAST)).otherwise("field").alias("field")
+    name = pl.when(pl.col("detector").str.ends_with(PAST)).then("detector").otherwise("field").alias("field")
     return (
         parts.filter(pl.col("part") > 0)
         .with_columns(name)

@@ -333,7 +333,7 @@ def refuse_names(schema: Schema) -> None:
             raise SchemaError(
                 f"Encoder: the field {name!r} begins like a derived column ({', '.join(DERIVED)}); rename it"
             )
-    shown = [*schema.entity, schema.event_id, *(field.name for field in schema.numeric), *schema.categorical]
+    shown = [*schema.key, schema.event_id, *(field.name for field in schema.numeric), *schema.categorical]
     for column in shown:
         if column in SCORE_COLUMNS:
             raise SchemaError(f"Encoder: the score table has a column {column!r} of its own; rename it in your table")

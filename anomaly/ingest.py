@@ -8,13 +8,14 @@ The canonical frame has one row per accepted event, sorted by (entity, time, row
 | column | type | what |
 |---|---|---|
 | ``row`` | Int64 | position in the input, from 0, over all files in the order they were read |
-| ``entity`` | String | key; several columns are joined by U+001F; "" without an entity column |
+| ``entity`` | String | key of the first view; several columns are joined by U+001F; "" without an entity column |
 | ``time`` | Float64 | seconds since 1970-01-01 UTC |
 | ``clock`` | Float64 | the same on the wall clock of the schema's time zone, for hour and weekday |
 | ``event_id`` | String | null where there is none |
 | ``n:<field>`` | Float64 | a number; null = missing; never NaN, never infinite |
 | ``c:<field>`` | String | a category; null = missing |
 | ``p:latitude``, ``p:longitude`` | Float64 | degrees; only if the schema has a place |
+| ``e:<view>`` | String | key of a further view, see `Events.seen_by`; null = the event is none of its entities' |
 """
 
 from __future__ import annotations
@@ -47,6 +48,7 @@ __all__ = [
 ]
 
 JOINER = "\x1f"  # between the columns of one entity key
+VIEW = "e:"  # before the name of a further view
 NO_ENTITY = "is missing: every event needs an entity"
 JOINER_INSIDE = "holds the character U+001F, which joins the columns of an entity"
 NOT_UTF8 = "the line holds bytes that are not UTF-8 (save the file as UTF-8)"
@@ -84,6 +86,23 @@ class Events:
     def __len__(self) -> int:
         """How many events were accepted."""
         return self.frame.height
+
+    def seen_by(self, view: Schema) -> Events:
+        """The events as one of the schema's views sees them: those that have an entity there, sorted by its entities.
+
+        The rows stay those of the input. The counts of rejected rows are of the whole input: an event without an
+        entity in a further view is no reject.
+        """
+        if view not in self.schema.views:
+            raise SchemaError(f"Events: no view of their schema is {'+'.join(view.key) or 'the whole table'}")
+        if view == self.schema:
+            return self
+        name = "entity" if view.key == self.schema.key else f"{VIEW}{'+'.join(view.key)}"
+        others = [f"{VIEW}{one}" for one in self.schema.view_names[1:]]
+        frame = self.frame.with_columns(pl.col(name).alias("entity")).drop(others).drop_nulls("entity")
+        if name != "entity":
+            frame = frame.sort("entity", "time", "row")
+        return Events(view, frame, self.rejects, self.n_input, self.notes)
 
 
 class ParsedEvent(NamedTuple):
@@ -196,16 +215,16 @@ def _plan(part: Part, frame: pl.LazyFrame, schema: Schema) -> _Plan:
     types = part.frame.collect_schema()
     try:
         frame, time = time_column(frame, schema.time, types[schema.time], schema.time_zone, schema.time_unit)
-        entity = [(name, text_column(name, types[name])) for name in schema.entity]
+        keys = [[text_column(name, types[name]) for name in key] for key in schema.keys]
         event_id = text_column(schema.event_id, types[schema.event_id]) if schema.event_id else pl.lit(None, pl.String)
         outputs = [
-            (pl.concat_str([text for _, text in entity], separator=JOINER) if entity else pl.lit("")).alias("entity"),
+            (pl.concat_str(keys[0], separator=JOINER) if keys else pl.lit("")).alias("entity"),
             *(time.value.alias("time"), time.clock.alias("clock"), event_id.alias("event_id")),
         ]
         columns = [
             _line_faults(part, schema, types),
             time,
-            *(_entity_faults(name, text, schema) for name, text in entity),
+            *_entity_faults(schema, keys),
         ]
         for name, alias, low, high in _number_columns(schema):
             frame, column = number_column(frame, name, types[name], schema.decimal, low=low, high=high)
@@ -214,6 +233,8 @@ def _plan(part: Part, frame: pl.LazyFrame, schema: Schema) -> _Plan:
         outputs += [text_column(name, types[name]).alias(f"c:{name}") for name in schema.categorical]
     except SchemaError as error:
         raise SchemaError(f"{part.name}: {error}") from None
+    further = zip(schema.view_names[1:], keys[1:], strict=True)
+    outputs += [pl.concat_str(texts, separator=JOINER).alias(f"{VIEW}{name}") for name, texts in further]
     outputs += [time.naive.alias(_NAIVE), time.ambiguous.alias(_AMBIGUOUS)]
     return _Plan(frame, tuple(outputs), tuple(columns))
 
@@ -236,11 +257,17 @@ def _line_faults(part: Part, schema: Schema, types: pl.Schema) -> Column:
     return Column(pl.lit(None), tuple(faults))
 
 
-def _entity_faults(name: str, text: pl.Expr, schema: Schema) -> Column:
-    faults = [(text.is_null(), pl.lit(f"{name} {NO_ENTITY}"))]
-    if len(schema.entity) > 1:
-        faults.append((text.str.contains(JOINER, literal=True).fill_null(False), pl.lit(f"{name} {JOINER_INSIDE}")))
-    return Column(text, tuple(faults))
+def _entity_faults(schema: Schema, keys: list[list[pl.Expr]]) -> list[Column]:
+    """Every event needs an entity in the first view; no part of a joint key may hold the joiner."""
+    columns = []
+    for number, (names, texts) in enumerate(zip(schema.keys, keys, strict=True)):
+        for name, text in zip(names, texts, strict=True):
+            faults = [(text.is_null(), pl.lit(f"{name} {NO_ENTITY}"))] if number == 0 else []
+            if len(names) > 1:
+                inside = text.str.contains(JOINER, literal=True).fill_null(False)
+                faults.append((inside, pl.lit(f"{name} {JOINER_INSIDE}")))
+            columns.append(Column(text, tuple(faults)))
+    return columns
 
 
 def _canonical(part: Part, schema: Schema, start: int) -> pl.LazyFrame:
@@ -359,7 +386,7 @@ def parse_event(event: Mapping[str, Any], schema: Schema) -> ParsedEvent:
     faults: list[str] = []
     get = event.get
     time, clock = time_value(schema.time, get(schema.time), schema.time_zone, schema.time_unit, faults)
-    keys = [_entity_key(name, get(name), schema, faults) for name in schema.entity]
+    keys = [_entity_key(name, get(name), schema, faults) for name in schema.key]
     numeric = tuple([number_value(field.name, get(field.name), schema.decimal, faults) for field in schema.numeric])
     latitude = longitude = math.nan
     if schema.place is not None:
@@ -377,7 +404,7 @@ def _entity_key(name: str, value: Any, schema: Schema, faults: list[str]) -> str
     text = text_value(value)
     if text is None:
         faults.append(f"{name} {NO_ENTITY}")
-    elif len(schema.entity) > 1 and JOINER in text:
+    elif len(schema.key) > 1 and JOINER in text:
         faults.append(f"{name} {JOINER_INSIDE}")
     return text or ""
 

@@ -91,7 +91,7 @@ def read_scores(path: Path, read: Events, detector: Detector, start: float | Non
     except (pl.exceptions.PolarsError, OSError) as error:
         raise InputError(f"--scores {path}: cannot be read as Parquet ({str(error).splitlines()[0]})") from None
     schema = detector.schema
-    needed = ["row", "time", "p_value", "score", "surprise", "status", *schema.entity, *schema.categorical]
+    needed = ["row", "time", "p_value", "score", "surprise", "status", *schema.key, *schema.categorical]
     needed += [field.name for field in schema.numeric]
     needed += [f"field:{column.name}" for column in detector.models_[-1].fields.columns]
     if missing := [name for name in needed if name not in table.columns]:

@@ -101,14 +101,17 @@ class Schema(_Value):
     ----------
     time : str
         When the event happened: ISO text, a date or time type, or an epoch number (see `time_unit`).
-    entity : tuple of str
-        Whose event it is; several columns together name one entity. () = the whole table is one sequence.
+    entity : tuple of str, or of tuples of str
+        Whose event it is. Each member is a view of the same events: ``("card", "terminal")`` looks at them by card and
+        by terminal (see `anomaly.views`), and the first view is the one that cases are made of. Several columns that
+        together name one entity stand in a tuple of their own: ``(("bank", "account"),)``. () = the whole table is one
+        sequence.
     event_id : str, optional
         Names the event; a second event of the same id is a duplicate.
     numeric : tuple of NumericField
         Numbers.
     categorical : tuple of str
-        Categories; numbers in them are codes.
+        Categories; numbers in them are codes. What names the entities of one view may be a category of the others.
     place : Place, optional
         Latitude and longitude.
     label : str, optional
@@ -146,7 +149,7 @@ class Schema(_Value):
     """
 
     time: str
-    entity: tuple[str, ...] = ()
+    entity: tuple[str | tuple[str, ...], ...] = ()
     event_id: str | None = None
     numeric: tuple[NumericField, ...] = ()
     categorical: tuple[str, ...] = ()
@@ -156,10 +159,18 @@ class Schema(_Value):
     time_unit: Literal["s", "ms", "us"] = "s"
     decimal: Literal[".", ","] = "."
 
-    @field_validator("entity", "categorical", mode="before")
+    @field_validator("entity", mode="before")
+    @classmethod
+    def _column_is_a_view(cls, value: Any) -> Any:
+        value = _listed(value)
+        if not isinstance(value, list | tuple):
+            return value
+        return tuple(key[0] if isinstance(key, list | tuple) and len(key) == 1 else key for key in value)
+
+    @field_validator("categorical", mode="before")
     @classmethod
     def _one_is_a_list_of_one(cls, value: Any) -> Any:
-        return (value,) if isinstance(value, str) else value
+        return _listed(value)
 
     @field_validator("numeric", mode="before")
     @classmethod
@@ -179,6 +190,18 @@ class Schema(_Value):
 
     @model_validator(mode="after")
     def _one_role_each(self) -> Self:
+        if () in self.entity:
+            raise ValueError("entity: a view without a column; name its columns, or leave it out")
+        if len(set(map(frozenset, self.keys))) < len(self.keys):
+            raise ValueError("entity: two views are of the same columns; name each view once")
+        for column in (column for key in self.keys for column in key if key.count(column) > 1):
+            raise ValueError(f"column {column!r} is used twice, as entity and as entity: give it one role")
+        for view in self.views or (self,):
+            view._check_roles()
+        return self
+
+    def _check_roles(self) -> None:
+        """One role for each column of a single view."""
         seen: dict[str, str] = {}
         for role, column in self._roles():
             if not column.strip():
@@ -186,11 +209,10 @@ class Schema(_Value):
             if column in seen:
                 raise ValueError(f"column {column!r} is used twice, as {seen[column]} and as {role}: give it one role")
             seen[column] = role
-        return self
 
     def _roles(self) -> list[tuple[str, str]]:
         """(role, column) of every column, the label last."""
-        roles = [("time", self.time), *(("entity", name) for name in self.entity)]
+        roles = [("time", self.time), *(("entity", name) for name in dict.fromkeys(sum(self.keys, ())))]
         roles += [("event_id", self.event_id)] if self.event_id is not None else []
         roles += [("numeric", field.name) for field in self.numeric] + [
             ("categorical", name) for name in self.categorical
@@ -201,7 +223,41 @@ class Schema(_Value):
 
     def columns(self) -> list[str]:
         """All columns that are read, in a fixed order: time, entity, event id, numbers, categories, place. No label."""
-        return [column for role, column in self._roles() if role != "label"]
+        return list(dict.fromkeys(column for role, column in self._roles() if role != "label"))
+
+    @property
+    def keys(self) -> tuple[tuple[str, ...], ...]:
+        """The columns that name the entities of each view."""
+        return tuple((key,) if isinstance(key, str) else key for key in self.entity)
+
+    @property
+    def key(self) -> tuple[str, ...]:
+        """The columns that name the entities of the first view; () = the whole table is one sequence."""
+        return self.keys[0] if self.entity else ()
+
+    @property
+    def views(self) -> tuple[Schema, ...]:
+        """The schema of each view: one key, and as categories all that are not part of it; () without an entity.
+
+        Examples
+        --------
+        >>> both = Schema(time="when", entity=["card", "shop"], categorical=["shop", "country"])
+        >>> [(view.key, view.categorical) for view in both.views]
+        [(('card',), ('shop', 'country')), (('shop',), ('country',))]
+        """
+        if len(self.entity) == 1:
+            return (self,)
+        return tuple(
+            self.model_copy(
+                update={"entity": (one,), "categorical": tuple(c for c in self.categorical if c not in key)}
+            )
+            for one, key in zip(self.entity, self.keys, strict=True)
+        )
+
+    @property
+    def view_names(self) -> tuple[str, ...]:
+        """What the views are called: their columns, joined by "+"."""
+        return tuple("+".join(key) for key in self.keys)
 
     @classmethod
     def from_toml(cls, path: str | Path) -> Schema:
@@ -256,7 +312,7 @@ class Schema(_Value):
         <BLANKLINE>
         """
         notes = comments or {}
-        lines = ["[schema]", _line("time", self.time, notes), _line("entity", list(self.entity), notes)]
+        lines = ["[schema]", _line("time", self.time, notes), _line("entity", self.entity, notes)]
         lines += [_line("event_id", self.event_id, notes)] if self.event_id is not None else []
         lines += self._categorical_lines(notes)
         if self.place is not None:
@@ -277,7 +333,7 @@ class Schema(_Value):
 
     def _categorical_lines(self, notes: Mapping[str, str]) -> list[str]:
         if not any(f"categorical.{name}" in notes for name in self.categorical):
-            return [_line("categorical", list(self.categorical), notes)]
+            return [_line("categorical", self.categorical, notes)]
         items = [f"    {_quoted(name)},{_comment(notes.get(f'categorical.{name}'))}" for name in self.categorical]
         return ["categorical = [", *items, "]"]
 
@@ -294,10 +350,19 @@ def _comment(text: str | None) -> str:
     return f"  # {_one_line(text)}" if text else ""
 
 
-def _line(key: str, value: str | list[str] | None, notes: Mapping[str, str]) -> str:
-    items = ", ".join(map(_quoted, value)) if isinstance(value, list) else ""
-    said = f"[{items}]" if isinstance(value, list) else _quoted(str(value))
-    return f"{key} = {said}{_comment(notes.get(key))}"
+def _line(key: str, value: str | tuple[Any, ...] | None, notes: Mapping[str, str]) -> str:
+    return f"{key} = {_said(value)}{_comment(notes.get(key))}"
+
+
+def _said(value: str | tuple[Any, ...] | None) -> str:
+    """A text, or a list of texts and lists."""
+    if not isinstance(value, tuple):
+        return _quoted(str(value))
+    return f"[{', '.join(map(_said, value))}]"
+
+
+def _listed(value: Any) -> Any:
+    return (value,) if isinstance(value, str) else value
 
 
 def infer_schema(frame: pl.DataFrame) -> tuple[Schema, dict[str, str]]:
@@ -333,7 +398,7 @@ def infer_schema(frame: pl.DataFrame) -> tuple[Schema, dict[str, str]]:
     ...     "TX_FRAUD": [0, 0, 0], "TX_FRAUD_SCENARIO": [0, 0, 0],
     ... })
     >>> schema, reasons = infer_schema(head)
-    >>> schema.time, schema.entity, schema.numeric[0].scale, schema.label, schema.categorical
+    >>> schema.time, schema.key, schema.numeric[0].scale, schema.label, schema.categorical
     ('TX_DATETIME', ('CUSTOMER_ID',), 'log', 'TX_FRAUD', ())
     >>> reasons["left_out.TX_FRAUD_SCENARIO"]
     'by its name another label; a label is never a feature'
@@ -368,8 +433,10 @@ def check_columns(schema: Schema, available: Sequence[str], source: str) -> None
     when, Card_ID, amount
     """
     missing = []
-    for role, column in schema._roles():
-        if role != "label" and column not in available:
+    roles = {column: role for role, column in reversed(schema._roles())}
+    for column in schema.columns():
+        role = roles[column]
+        if column not in available:
             hint = _closest(column, available).strip(" ()")
             missing.append(f"{column!r} ({role}; {hint})" if hint else f"{column!r} ({role})")
     if missing:

@@ -83,7 +83,7 @@ def statuses(frame: pl.DataFrame, sequences: Sequences, known: NDArray[np.object
 
 def entity_columns(schema: Schema) -> list[pl.Expr]:
     """Columns of the entity key, taken apart again."""
-    if len(schema.entity) == 1:
-        return [pl.col("entity").alias(schema.entity[0])]
+    if len(schema.key) == 1:
+        return [pl.col("entity").alias(schema.key[0])]
     parts = pl.col("entity").str.split(JOINER)
-    return [parts.list.get(index).alias(name) for index, name in enumerate(schema.entity)]
+    return [parts.list.get(index).alias(name) for index, name in enumerate(schema.key)]

@@ -10,6 +10,7 @@ fields, T steps, B rows of a batch, H hidden units, M mixture components.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -209,3 +210,11 @@ def lagged(
 def _require(holds: bool, name: str, expected: object, got: object) -> None:
     if not holds:
         raise InputError(f"Sequences: {name} must be {expected}, got {got}")
+
+
+def fingerprint(sequences: Sequences) -> str:
+    """Sha256 of the encoded history."""
+    digest_ = hashlib.sha256()
+    for array in (sequences.offsets, sequences.time, sequences.numeric, sequences.category):
+        digest_.update(np.ascontiguousarray(array).data)
+    return digest_.hexdigest()

@@ -8,7 +8,8 @@ is carried of an entity is an `EntityState`, bounded however long its history an
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -41,11 +42,22 @@ from anomaly.sequences import MOST_WAITING
 from anomaly.single import SinglePopulation, SingleScorer
 from anomaly.thresholds import Threshold
 from anomaly.thresholds.base import StreamThreshold
+from anomaly.values import text_value
 
 NAN = math.nan
 WINDOW_MICROS = [seconds * 1_000_000 for seconds in WINDOWS.values()]
 Numbers = NDArray[np.float32]
 Codes = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class _Said:
+    """What a view says of an event: natural logs of p after all and by model, evidence in nats, and the status."""
+
+    log_p: float
+    models: dict[str, float]
+    evidence: float
+    status: str
 
 
 class Stream:
@@ -54,8 +66,8 @@ class Stream:
     Parameters
     ----------
     detector : Detector
-        Fitted. Every entity starts without a history; push its past events first if there are any, or `load` a stream
-        that has seen them.
+        Fitted, of one view or of several. Every entity starts without a history; push its past events first if there
+        are any, or `load` a stream that has seen them.
     rule : Threshold, optional
         A fitted decision rule, as `Detector.threshold` gives it: each score then says whether it is an ``alert``. Rules
         that learn (`OnlineFalseDiscoveryRate`, `PeaksOverThreshold`) learn from each event that is pushed.
@@ -74,28 +86,12 @@ class Stream:
         self.detector = detector
         self.rule = rule
         self.schema = detector.schema
-        encoder = detector.encoder_
-        networks: dict[str, Any] = {model.name: model.network_ for model in detector.models_}
-        self._models = PlainModels(networks["autoencoder"], networks["forecaster"], encoder.numeric, encoder.category)
-        self._population = SinglePopulation(detector.population_)
-        self._scorer = SingleScorer(detector.scorer_, (*self._models.columns, *self._population.columns))
-        self._known = set(detector.known_.tolist())
-        self._quarantine, self._lately = round(detector.quarantine_ * 1e6), round(encoder.lately * 1e6)
-        self._scales = [round(seconds * 1e6) for seconds in detector.scorer_.combination.scales]
-        of_windows, of_evidence = max(WINDOW_MICROS), max(self._scales, default=0)
-        self._keep = max(of_windows, of_evidence, self._quarantine), of_windows, of_evidence
-        self._scaling = [(one.name, one.unit, one.center, one.scale) for one in encoder.numeric]
-        self._values = {
-            column.name: {value: (FIRST_CODE + code, value_key(value)) for code, value in enumerate(column.vocabulary)}
-            for column in encoder.category
-        }
-        self._category_order = [column.name for column in encoder.category]
-        self._money = [(at, number.name) for at, number in enumerate(self.schema.numeric) if number.scale == "log"]
-        self._entities: dict[str, EntityState] = {}
+        self._money = next((at for at, number in enumerate(self.schema.numeric) if number.scale == "log"), None)
+        self._views = [_View(one) for one in detector.detectors]
 
     def __len__(self) -> int:
-        """Return the number of entities met."""
-        return len(self._entities)
+        """Return the number of entities met, in the first view."""
+        return len(self._views[0].entities)
 
     def push(self, event: Mapping[str, Any]) -> dict[str, Any]:
         """Score one event and remember it.
@@ -109,7 +105,9 @@ class Stream:
         -------
         dict
             ``p_value`` in (0, 1], ``score`` = 1 - p, ``surprise`` = -log10 p, ``status``, ``p_autoencoder``,
-            ``p_forecaster``, ``recent`` (-log10 p of the entity's recent past), and with a rule ``alert``.
+            ``p_forecaster``, ``recent`` (-log10 p of the entity's recent past), and with a rule ``alert``. With several
+            views also ``p_<view>`` of each, and ``status_<view>`` of each but the first; None where the event is none
+            of its entities'.
 
         Raises
         ------
@@ -117,52 +115,45 @@ class Stream:
             Where `read_events` would reject the row for what it holds; the reason is the same. Nothing is remembered.
             Repeated events are not found out: that would take every id ever seen.
         OrderError
-            If the event is older than the last one of its entity. Nothing is remembered.
+            If the event is older than the last one of its entity, in any view. Nothing is remembered.
         """
-        parsed = parse_event(event, self.schema)
-        entity = self._entities.get(parsed.entity)
-        if entity is None:
-            entity = self._entities[parsed.entity] = self._new_entity()
-        elif parsed.time < entity.time:
-            raise OrderError(
-                f"Stream.push: an event of {parsed.entity!r} is {entity.time - parsed.time:g} s older than its last; "
-                "push the events of an entity in the order of time"
-            )
-        now = round(parsed.time * 1e6)
-        amounts = [_bounded(parsed.numeric[at]) for at, _ in self._money]
-        numbers = self._numbers(entity, parsed, now, amounts)
-        numeric, codes = np.array(numbers, dtype=np.float32), self._codes(entity, parsed, now)
-        self._remember(entity, now)
-        waiting = len(entity.waiting_codes) // len(codes)
-        statistics = self._models.statistics(entity.sums, entity.events - waiting)
-        errors = np.concatenate((
-            self._models.errors(entity.memory, statistics, numeric, codes),
-            self._population.errors(numeric.tolist()),
-        ))  # fmt: skip
-        recent = entity.window_counts(now, self._scales)
-        judged = self._scorer.judge(errors, nested_sums(entity.counted, recent), recent)
-        status = self._status(entity, parsed)
-        entity.add(now, judged.counted, amounts, self._keep)
-        entity.waiting_numbers.frombytes(numeric.tobytes())
-        entity.waiting_codes.extend(codes.tolist())
-        entity.events += 1
-        entity.time = parsed.time
-        if self.schema.place is not None:
-            entity.place = parsed.latitude, parsed.longitude
-        log_p = max(judged.log_p, LEAST_LOG_P)
-        said = {
+        main = parse_event(event, self._views[0].schema)
+        parsed = [main, *[view.parse(event) for view in self._views[1:]]]
+        for view, one in zip(self._views, parsed, strict=True):
+            view.check_order(one)
+        said = [None if one is None else view.push(one) for view, one in zip(self._views, parsed, strict=True)]
+        first = said[0]
+        assert first is not None
+        whole = first.log_p if len(said) == 1 else self._together(said)
+        log_p = max(whole, LEAST_LOG_P)
+        told: dict[str, Any] = {
             "p_value": math.exp(log_p),
             "score": -math.expm1(log_p),
-            "surprise": -judged.log_p / LN_10,
-            "status": status,
+            "surprise": -whole / LN_10,
+            "status": first.status,
         }
-        for name, log in judged.models.items():
-            said[f"p_{name}"] = math.exp(max(log, LEAST_LOG_P))
-        said["recent"] = judged.evidence / LN_10
+        for name, log in first.models.items():
+            told[f"p_{name}"] = math.exp(max(log, LEAST_LOG_P))
+        told["recent"] = first.evidence / LN_10
+        if len(said) > 1:
+            told |= self._by_view(said)
         if self.rule is not None:
-            money = parsed.numeric[self._money[0][0]] if self._money else NAN
-            said["alert"] = self.rule.decide_one(math.exp(log_p), money=money)
-        return said
+            money = NAN if self._money is None else main.numeric[self._money]
+            told["alert"] = self.rule.decide_one(math.exp(log_p), money=money)
+        return told
+
+    def _together(self, said: Sequence[_Said | None]) -> float:
+        nats = np.array([[NAN if one is None else -one.log_p for one in said]])
+        return float(self.detector.together(nats)[0])
+
+    def _by_view(self, said: Sequence[_Said | None]) -> dict[str, Any]:
+        told: dict[str, Any] = {}
+        for number, (name, one) in enumerate(zip(self.schema.view_names, said, strict=True)):
+            stated = one is not None and one.log_p == one.log_p
+            told[f"p_{name}"] = math.exp(max(one.log_p, LEAST_LOG_P)) if one is not None and stated else None
+            if number:
+                told[f"status_{name}"] = None if one is None else one.status
+        return told
 
     def save(self, folder: Path | str) -> Path:
         """Write what is remembered of all entities, and what the rule has learned, into `folder`, in one step.
@@ -174,10 +165,12 @@ class Stream:
         ArtifactError
             If `folder` holds other things than a saved stream.
         """
-        names = np.array(list(self._entities), dtype=object)
-        parts = {"entities": {"names": pack_text(names), **pack_states(self._entities)}}
+        parts = {}
+        for number, view in enumerate(self._views):
+            names = np.array(list(view.entities), dtype=object)
+            parts[f"entities{number}"] = {"names": pack_text(names), **pack_states(view.entities)}
         manifest = {
-            "stream": self._marks(),
+            "stream": [view.marks() for view in self._views],
             "rule": self.rule.state() if isinstance(self.rule, StreamThreshold) else None,
         }
         return write_artifact(folder, manifest, parts)
@@ -205,7 +198,7 @@ class Stream:
         marks = manifest.get("stream")
         if marks is None:
             raise ArtifactError(f"Stream.load: {folder} holds no stream; give the folder that Stream.save wrote")
-        if marks != stream._marks():
+        if marks != [view.marks() for view in stream._views]:
             raise ArtifactError(
                 f"Stream.load: {folder} holds what another detector remembered; load it with the detector of the "
                 "stream that was saved, or start a new stream and push the past events"
@@ -213,17 +206,87 @@ class Stream:
         if isinstance(rule, StreamThreshold) and manifest["rule"] is not None:
             rule.restore(manifest["rule"])
         try:
-            arrays = parts["entities"]
-            stream._entities = unpack_states(unpack_text(arrays["names"]).tolist(), arrays, stream._new_entity())
+            for number, view in enumerate(stream._views):
+                arrays = parts[f"entities{number}"]
+                view.entities = unpack_states(unpack_text(arrays["names"]).tolist(), arrays, view.new_entity())
         except (KeyError, ValueError) as error:
             raise ArtifactError(f"Stream.load: the parts in {folder} do not fit together ({error})") from None
         return stream
 
     def state_bytes(self, entity: str) -> int:
-        """Bytes that the state of an entity takes, by the key of the entity; KeyError if it was not met."""
-        return self._entities[entity].nbytes()
+        """Bytes that the state of an entity takes, by its key in the first view; KeyError if it was not met."""
+        return self._views[0].entities[entity].nbytes()
 
-    def _marks(self) -> dict[str, Any]:
+
+class _View:
+    """The state of each entity of one view, and what its detector says of an event after it."""
+
+    def __init__(self, detector: Detector) -> None:
+        self.detector = detector
+        self.schema = detector.schema
+        self.entities: dict[str, EntityState] = {}
+        encoder = detector.encoder_
+        networks: dict[str, Any] = {model.name: model.network_ for model in detector.models_}
+        self._models = PlainModels(networks["autoencoder"], networks["forecaster"], encoder.numeric, encoder.category)
+        self._population = SinglePopulation(detector.population_)
+        self._scorer = SingleScorer(detector.scorer_, (*self._models.columns, *self._population.columns))
+        self._known = set(detector.known_.tolist())
+        self._quarantine, self._lately = round(detector.quarantine_ * 1e6), round(encoder.lately * 1e6)
+        self._scales = [round(seconds * 1e6) for seconds in detector.scorer_.combination.scales]
+        of_windows, of_evidence = max(WINDOW_MICROS), max(self._scales, default=0)
+        self._keep = max(of_windows, of_evidence, self._quarantine), of_windows, of_evidence
+        self._scaling = [(one.name, one.unit, one.center, one.scale) for one in encoder.numeric]
+        self._values = {
+            column.name: {value: (FIRST_CODE + code, value_key(value)) for code, value in enumerate(column.vocabulary)}
+            for column in encoder.category
+        }
+        self._category_order = [column.name for column in encoder.category]
+        self._money = [(at, number.name) for at, number in enumerate(self.schema.numeric) if number.scale == "log"]
+
+    def parse(self, event: Mapping[str, Any]) -> ParsedEvent | None:
+        """The event as this view reads it; None if it is none of its entities'."""
+        if any(text_value(event.get(name)) is None for name in self.schema.key):
+            return None
+        return parse_event(event, self.schema)
+
+    def check_order(self, event: ParsedEvent | None) -> None:
+        """Refuse an event that is older than the last one of its entity."""
+        last = None if event is None else self.entities.get(event.entity)
+        if event is not None and last is not None and event.time < last.time:
+            raise OrderError(
+                f"Stream.push: an event of {event.entity!r} is {last.time - event.time:g} s older than its last; "
+                "push the events of an entity in the order of time"
+            )
+
+    def push(self, parsed: ParsedEvent) -> _Said:
+        """Judge one event and remember it."""
+        entity = self.entities.get(parsed.entity)
+        if entity is None:
+            entity = self.entities[parsed.entity] = self.new_entity()
+        now = round(parsed.time * 1e6)
+        amounts = [_bounded(parsed.numeric[at]) for at, _ in self._money]
+        numbers = self._numbers(entity, parsed, now, amounts)
+        numeric, codes = np.array(numbers, dtype=np.float32), self._codes(entity, parsed, now)
+        self._remember(entity, now)
+        waiting = len(entity.waiting_codes) // len(codes)
+        statistics = self._models.statistics(entity.sums, entity.events - waiting)
+        errors = np.concatenate((
+            self._models.errors(entity.memory, statistics, numeric, codes),
+            self._population.errors(numeric.tolist()),
+        ))  # fmt: skip
+        recent = entity.window_counts(now, self._scales)
+        judged = self._scorer.judge(errors, nested_sums(entity.counted, recent), recent)
+        status = self._status(entity, parsed)
+        entity.add(now, judged.counted, amounts, self._keep)
+        entity.waiting_numbers.frombytes(numeric.tobytes())
+        entity.waiting_codes.extend(codes.tolist())
+        entity.events += 1
+        entity.time = parsed.time
+        if self.schema.place is not None:
+            entity.place = parsed.latitude, parsed.longitude
+        return _Said(judged.log_p, judged.models, judged.evidence, status)
+
+    def marks(self) -> dict[str, Any]:
         """What a saved state must have in common with the stream that takes it over."""
         return {
             "fingerprint": self.detector.fitted_["fingerprint"],
@@ -233,7 +296,8 @@ class Stream:
             "seed": self.detector.seed,
         }
 
-    def _new_entity(self) -> EntityState:
+    def new_entity(self) -> EntityState:
+        """The state of an entity without any event."""
         return EntityState(
             self._models.empty(),
             averaged=len(self._models.averaged),

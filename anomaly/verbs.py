@@ -68,7 +68,8 @@ FalseAlertRate = Annotated[
     float | None, typer.Option(metavar="SHARE", help="Alert on this share of the normal events, as 0.001.")
 ]
 FalseDiscoveryRate = Annotated[
-    float | None, typer.Option(metavar="SHARE", help="Alert so that this share of the alerts may be false, as 0.1.")
+    float | None,
+    typer.Option(metavar="SHARE", help="Alert so that this share of the entities that alert may be false, as 0.1."),
 ]
 AlertCost = Annotated[
     float | None,

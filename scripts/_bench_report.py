@@ -142,9 +142,10 @@ def simulator(figures: Figures, sizes: Sizes, pictures: Sequence[str]) -> list[s
     if "recall.svg" in pictures:
         parts.append("![Recall by kind of fraud](recall.svg)")
     found = [
-        [f"q = {q:g}", figures[f"fdr.{q:g}"], figures[f"fdr.{q:g}.se"], _whole(figures, f"fdr.{q:g}.alerts")]
+        [f"q = {q:g}, {of}", figures[name], figures[f"{name}.se"], _whole(figures, f"{name}.alerts")]
         for q in _bench_simulator.SHARES
-        if f"fdr.{q:g}" in figures
+        for of, name in (("events", f"fdr.{q:g}"), ("cases", f"fdr.{q:g}.cases"))
+        if name in figures
     ]
     if found:
         parts += [DISCOVERIES, table(["asked", "false share", "standard error", "alerts"], found)]
@@ -387,8 +388,9 @@ a 95 % interval over the simulations, unless it says otherwise."""
 SIMULATOR = """{sizes.customers} customers, {sizes.days} days, 1 % fraud; learned from the first {sizes.fit_days} days,
 without labels, frauds included; the seeds were not used for any choice. Recall is within the {budget} highest events of
 each day: 25 for 1,000 customers, which is 50 a day for 2,000."""
-DISCOVERIES = """Benjamini-Hochberg over all scored events, pooled over the simulations; the standard error is taken
-over the customers, and knows nothing of what a fit's calibration adds:"""
+DISCOVERIES = """Benjamini-Hochberg over the customers and then over the events of those that alert, all scored weeks as
+one batch, pooled over the simulations. A case is false if none of its alerts is fraud. The standard error is taken over
+the customers, and knows nothing of what a fit's calibration adds:"""
 REHEARSAL = """What the detector itself foretells without labels, on frauds planted into its held-out history (first
 simulation; events above the threshold for the same budget of cases):"""
 ABLATION = """One part removed at a time; the difference is to `ours` on the same simulations. `rehearsal` = the default

@@ -23,7 +23,7 @@ from anomaly.rehearsal import scales_of
 from anomaly.scorer import NEVER, Combination, Errors, Scorer
 from anomaly.sequences import Sequences
 from anomaly.simulator import SIMULATED_SCHEMA, simulate
-from anomaly.thresholds import FalseDiscoveryRate, count_cases
+from anomaly.thresholds import FalseDiscoveryRate, case_numbers, count_cases
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
@@ -243,21 +243,32 @@ def fitted_scores(world: Play, detector: Detector) -> tuple[Detector, pl.DataFra
 
 
 def discoveries(detector: Detector, world: Play, scores: pl.DataFrame) -> dict[str, dict[str, float]]:
-    """Alerts and false alerts of Benjamini-Hochberg over the scored events, with their sums of squares by customer."""
+    """Alerting events and false ones among them, and the same of cases, with their sums of squares by customer.
+
+    A case is false if none of its alerts is fraud.
+    """
     held, p = detector.holdout_, scores["p_value"].to_numpy()
     found = {}
     for q in SHARES:
-        alert = FalseDiscoveryRate(q).fit(held.p, held.time, held.entity).decide(p)
-        alerts = np.bincount(world.customer, alert).astype(np.float64)
-        false = np.bincount(world.customer, alert & ~world.fraud).astype(np.float64)
-        found[f"{q:g}"] = {
-            "alerts": alerts.sum(),
-            "false": false.sum(),
-            "alerts_squared": (alerts**2).sum(),
-            "false_squared": (false**2).sum(),
-            "product": (alerts * false).sum(),
-        }
+        rule = FalseDiscoveryRate(q).fit(held.p, held.time, held.entity)
+        alert = rule.decide(p, entity=world.customer)
+        found[f"{q:g}"] = _shares(world.customer[alert], ~world.fraud[alert])
+        case = case_numbers(world.time, world.customer, alert, COOLDOWN_HOURS)[alert]
+        owner = world.customer[alert][np.unique(case, return_index=True)[1]]
+        found[f"{q:g}.cases"] = _shares(owner, np.bincount(case, world.fraud[alert], len(owner)) == 0)
     return found
+
+
+def _shares(customer: NDArray[np.int64], is_false: Bools) -> dict[str, float]:
+    alerts = np.bincount(customer).astype(np.float64)
+    false = np.bincount(customer, is_false).astype(np.float64)
+    return {
+        "alerts": alerts.sum(),
+        "false": false.sum(),
+        "alerts_squared": (alerts**2).sum(),
+        "false_squared": (false**2).sum(),
+        "product": (alerts * false).sum(),
+    }
 
 
 def pooled_share(each: Sequence[Mapping[str, float]]) -> tuple[float, float, float]:
@@ -380,9 +391,9 @@ def figures(done: Done, sizes: Sizes) -> dict[str, float]:
 
 def _promises(mine: Sequence[Found]) -> dict[str, float]:
     result: dict[str, float] = {}
-    for q in SHARES:
-        share, error, alerts = pooled_share([found["fdr"][f"{q:g}"] for found in mine])
-        result |= {f"fdr.{q:g}": share, f"fdr.{q:g}.se": error, f"fdr.{q:g}.alerts": alerts}
+    for name in (f"{q:g}{of}" for q in SHARES for of in ("", ".cases")):
+        share, error, alerts = pooled_share([found["fdr"][name] for found in mine])
+        result |= {f"fdr.{name}": share, f"fdr.{name}.se": error, f"fdr.{name}.alerts": alerts}
     asked = mine[0]["budget"]["asked"]
     days = [found["budget"]["cases_per_day"] for found in mine]
     result |= with_interval("budget.cases_per_day", days) | {"budget.asked": asked}

@@ -237,7 +237,7 @@ def _changed(event: Event, name: str) -> str | None:
 
 UNTIDY_SCHEMA = Schema(
     time="at",
-    entity=("bank", "card"),
+    entity=(("bank", "card"),),
     event_id="id",
     numeric=(
         NumericField(name="amount", scale="log", tail="upper"),

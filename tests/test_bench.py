@@ -73,7 +73,7 @@ def test_every_section_has_its_figures(figures: dict[str, float]) -> None:
     wanted = [
         *(f"simulator.{name}.{key}" for name in ("ratio", "ours") for key in ("recall.macro", "ap", "auc", "ap.low")),
         *(f"simulator.{name}.ap" for name in ("plain_forecaster", "plain_autoencoder", "oracle", "isolation_forest")),
-        *(f"fdr.{q}{end}" for q in ("0.05", "0.1", "0.2") for end in ("", ".se", ".alerts")),
+        *(f"fdr.{q}{end}" for q in ("0.05", "0.1", "0.2") for end in ("", ".se", ".alerts", ".cases")),
         *("budget.asked", "budget.cases_per_day", "budget.mean"),
         *(f"ablation.{part}.{key}" for part in _bench_simulator.PARTS for key in ("ap", "recall.macro.difference")),
         *(f"contamination.{level}.{name}.ap" for level in (0, 2) for name in ("ours", "ratio", "plain_forecaster")),

@@ -67,7 +67,7 @@ def reasons(events: Events) -> dict[int, str]:
 def test_the_canonical_frame() -> None:
     schema = Schema(
         time="time",
-        entity=("row", "card"),
+        entity=(("row", "card"),),
         event_id="event_id",
         numeric=(NumericField(name="amount"), NumericField(name="n")),
         categorical=("clock", "mcc"),
@@ -237,7 +237,7 @@ def test_a_table_without_an_entity_is_one_sequence() -> None:
 
 
 def test_several_entity_columns_make_one_key_that_cannot_be_mistaken() -> None:
-    schema = Schema(time="at", entity=("shop", "card"))
+    schema = Schema(time="at", entity=(("shop", "card"),))
     events = read_events(table({"shop": "x\x1fy", "card": "z"}, {"shop": "x", "card": "y"}, {"card": None}), schema)
     assert events.frame["entity"].to_list() == ["x\x1fy"]
     assert reasons(events) == {
@@ -436,3 +436,32 @@ def test_unknown_suffixes_and_folders_are_refused(tmp_path: Path) -> None:
         write_table(RESULT, tmp_path / "x.xlsx")
     with pytest.raises(ParameterError, match="there is no folder"):
         write_table(RESULT, tmp_path / "none" / "x.csv")
+
+
+def test_an_event_without_an_entity_in_a_further_view_is_no_reject() -> None:
+    table = pl.DataFrame(
+        {
+            "at": [4, 3, 2, 1, 0],
+            "card": ["a", "b", "a", None, "b"],
+            "shop": ["x", None, "y", "x", "x"],
+            "bank": list("pqppq"),
+        }
+    )
+    schema = Schema(time="at", entity=("card", ("bank", "shop")), categorical=("shop", "card"))
+    read = read_events(table, schema)
+    assert read.rejects.select("row", "reason").rows() == [(3, "card is missing: every event needs an entity")]
+    assert read.frame.select("row", "entity", "e:bank+shop").rows() == [
+        (2, "a", "p\x1fy"),
+        (0, "a", "p\x1fx"),
+        (4, "b", "q\x1fx"),
+        (1, "b", None),
+    ]
+    assert "bank+shop is missing in 1 event" in read.notes
+    first, second = (read.seen_by(view) for view in schema.views)
+    assert first.frame.select("row", "entity").rows() == [(2, "a"), (0, "a"), (4, "b"), (1, "b")]
+    assert second.frame.select("row", "entity", "c:card").rows() == [
+        (0, "p\x1fx", "a"),
+        (2, "p\x1fy", "a"),
+        (4, "q\x1fx", "b"),
+    ]
+    assert len(read) + len(read.rejects) == read.n_input == second.n_input

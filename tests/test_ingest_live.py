@@ -17,7 +17,7 @@ from anomaly.schema import Schema
 
 ROLES: dict[str, Any] = {
     "time": "at",
-    "entity": ("a", "b"),
+    "entity": (("a", "b"),),
     "event_id": "id",
     "numeric": ("x",),
     "categorical": ("shop",),

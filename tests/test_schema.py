@@ -10,7 +10,7 @@ from anomaly.schema import NumericField, Place, Schema, check_columns
 
 FULL = Schema(
     time="when",
-    entity=("bank", "card"),
+    entity=(("bank", "card"),),
     event_id="id",
     numeric=(NumericField(name="amount", scale="log", tail="upper"), NumericField(name="tip")),
     categorical=("shop", 'odd "name" with \\ and \n and ü'),
@@ -135,3 +135,51 @@ def test_the_label_may_be_absent_and_further_columns_do_not_matter() -> None:
 def test_a_table_without_columns_says_so() -> None:
     with pytest.raises(SchemaError, match=r"live has no column 't' \(time\). Columns there are: none"):
         check_columns(Schema(time="t"), [], "live")
+
+
+def test_each_entity_is_a_view_and_a_key_of_several_columns_is_a_list() -> None:
+    loose: dict[str, Any] = {
+        "time": "t",
+        "entity": ["card", ["bank", "account"]],
+        "categorical": ["card", "account", "x"],
+    }
+    schema = Schema(**loose)
+    assert schema.keys == (("card",), ("bank", "account"))
+    assert schema.key == ("card",)
+    assert schema.view_names == ("card", "bank+account")
+    assert schema.columns() == ["t", "card", "bank", "account", "x"]
+    assert [view.categorical for view in schema.views] == [("account", "x"), ("card", "x")]
+    assert [view.entity for view in schema.views] == [("card",), (("bank", "account"),)]
+    assert Schema(time="t", entity=("card",)).views == (Schema(time="t", entity=("card",)),)
+    assert Schema(time="t").views == () == Schema(time="t").key
+    assert Schema(**{**loose, "entity": [["card"]], "categorical": []}) == Schema(time="t", entity=("card",))
+
+
+def test_views_survive_toml(tmp_path: Path) -> None:
+    path = tmp_path / "anomaly.toml"
+    schema = Schema(time="t", entity=("card", ("bank", "account")), categorical=("card",))
+    path.write_text(schema.to_toml(), encoding="utf-8")
+    assert 'entity = ["card", ["bank", "account"]]\n' in path.read_text(encoding="utf-8")
+    assert Schema.from_toml(path) == schema
+
+
+@pytest.mark.parametrize(
+    ("entity", "categorical", "said"),
+    [
+        (("card", ("card",)), (), "two views are of the same columns"),
+        ((("a", "b"), ("b", "a")), (), "two views are of the same columns"),
+        (((),), (), "a view without a column"),
+        ((("a", "a"),), (), "'a' is used twice"),
+        (("card",), ("card",), "'card' is used twice, as entity and as categorical"),
+        (("card", "t"), (), "'t' is used twice, as time and as entity"),
+    ],
+)
+def test_views_that_make_no_sense_are_refused(entity: Any, categorical: tuple[str, ...], said: str) -> None:
+    with pytest.raises(SchemaError, match=said):
+        Schema(time="t", entity=entity, categorical=categorical)
+
+
+def test_a_missing_column_of_two_roles_is_named_once() -> None:
+    schema = Schema(time="t", entity=("card", "shop"), categorical=("shop",))
+    with pytest.raises(SchemaError, match=r"table has no column 'shop' \(entity\)\. Columns"):
+        check_columns(schema, ["t", "card"], "table")

@@ -295,7 +295,7 @@ def test_the_state_of_a_busy_entity_is_bounded(busy: tuple[Detector, pl.DataFram
     for row in table.filter(card="busy").iter_rows(named=True):
         stream.push(row)
         sizes.append(stream.state_bytes("busy"))
-    state = stream._entities["busy"]
+    state = stream._views[0].entities["busy"]
     assert len(state.times) == MOST_RECENT - 1
     assert len(state.waiting_codes) == (MOST_WAITING + 1) * len(detector.encoder_.category)
     assert [len(met) for met in state.met] == [MOST_VALUES]
@@ -306,7 +306,7 @@ def test_the_state_of_any_entity_of_the_demo_is_below_64_kb(detector: Detector) 
     """By the bounds: memories of 64 units, five kinds of numbers, four categories, a place."""
     numeric, category = detector.encoder_.numeric, detector.encoder_.category
     stream = Stream(detector)
-    full = stream._new_entity()
+    full = stream._views[0].new_entity()
     full.memory = np.zeros((2, 128), dtype=np.float32)
     parts: list[tuple[Any, int]] = [(part, MOST_RECENT) for part in (full.times, full.counted, *full.amounts)]
     parts += [(part, MOST_VALUES) for part in full.met]

@@ -7,10 +7,12 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy.special import ndtr
 
-from anomaly.errors import ArtifactError, NotFittedError
+from anomaly.errors import ArtifactError, NotFittedError, ParameterError
 from anomaly.thresholds import FalseDiscoveryRate, OnlineFalseDiscoveryRate
 
 DAY = 86_400.0
@@ -69,7 +71,7 @@ def test_benjamini_yekutieli_by_hand() -> None:
     np.testing.assert_array_equal(rule.decide(p), [True, True, True, False])
     assert rule.batch_threshold(p) == 0.035
     np.testing.assert_array_equal(FalseDiscoveryRate(0.1).fit(*uniform_slice()).decide(p), [True] * 4)
-    assert "of a batch are expected to be false (Benjamini-Yekutieli); " in rule.describe()
+    assert "in a batch are expected to be false (Benjamini-Yekutieli); " in rule.describe()
 
 
 def test_only_benjamini_yekutieli_keeps_q_under_the_worst_dependence() -> None:
@@ -90,6 +92,70 @@ def test_only_benjamini_yekutieli_keeps_q_under_the_worst_dependence() -> None:
             false[kind] += bool(rule.decide(p).any())
     assert false["positive"] / batches > 0.25  # q (1 + 1/2 + ... + 1/m) = 0.36 in the long run
     assert false["any"] / batches <= q + 0.02
+
+
+def test_entities_by_hand() -> None:
+    # Simes: a min(3 * 0.02 / 1, 3 * 0.03 / 2, 3 * 0.9 / 3) = 0.045; b 0.04; c min(2 * 0.5, 0.6) = 0.6; d 0.8.
+    # Of four, q i / 4 = 0.025, 0.05, ... for q = 0.1: a and b alert, at 0.05; a's first two pass 0.05 i / 3.
+    p = np.array([0.5, 0.03, 0.04, 0.9, np.nan, 0.02, 0.8, 0.6])
+    entity = np.array([7, 2, 5, 2, 2, 2, 1, 7])
+    rule = FalseDiscoveryRate(0.1).fit(*uniform_slice())
+    np.testing.assert_array_equal(rule.decide(p, entity=entity), [0, 1, 1, 0, 0, 1, 0, 0])
+    assert rule.batch_threshold(p, entity=entity) == 0.04
+    assert not FalseDiscoveryRate(0.1, "any").fit(*uniform_slice()).decide(p, entity=entity).any()
+    with pytest.raises(ParameterError, match="same length as p"):
+        rule.decide(p, entity=entity[1:])
+
+
+@settings(max_examples=60)
+@given(
+    st.lists(st.tuples(st.integers(0, 4), st.floats(1e-6, 1.0)), min_size=1, max_size=30),
+    st.sampled_from(["positive", "any"]),
+    st.sampled_from([0.05, 0.3, 0.8]),
+)
+def test_entities_are_the_slow_rule(rows: list[tuple[int, float]], dependence: str, q: float) -> None:
+    entity, p = np.array([row[0] for row in rows]), np.array([row[1] for row in rows])
+    rule = FalseDiscoveryRate(q, dependence).fit(*uniform_slice())  # type: ignore[arg-type]
+
+    def divisor(number: int) -> float:
+        return 1.0 if dependence == "positive" else float(np.sum(1 / np.arange(1, number + 1)))
+
+    def stepped(values: list[float], level: float) -> int:
+        """How many of the values pass the step-up rule at this level."""
+        values, n = sorted(values), len(values)
+        return max((i + 1 for i in range(n) if values[i] <= level * (i + 1) / (n * divisor(n))), default=0)
+
+    simes = {}
+    for one in set(entity.tolist()):
+        own = sorted(p[entity == one].tolist())
+        simes[one] = min(value * len(own) * divisor(len(own)) / (i + 1) for i, value in enumerate(own))
+    chosen = stepped(list(simes.values()), q * (1 - 1e-12))
+    level = q * chosen / (len(simes) * divisor(len(simes)))
+    expected = np.zeros(len(p), dtype=bool)
+    for one in sorted(simes, key=lambda one: simes[one])[:chosen]:
+        mine = np.flatnonzero(entity == one)
+        number = stepped(p[mine].tolist(), level * (1 + 1e-12))
+        expected[mine[np.argsort(p[mine], kind="stable")[:number]]] = True
+    np.testing.assert_array_equal(rule.decide(p, entity=entity), expected)
+    assert len(set(entity[expected].tolist())) == chosen  # at least one event of each entity that alerts
+
+
+def test_entities_keep_q_of_entities_and_find_runs() -> None:
+    rng = np.random.default_rng(5)
+    rule = FalseDiscoveryRate(0.1).fit(*uniform_slice())
+    entity = np.repeat(np.arange(300), 60)
+    shares: list[float] = []
+    found = []
+    for _ in range(60):
+        shared = np.repeat(rng.standard_normal(300), 60)
+        x = np.sqrt(0.3) * shared + np.sqrt(0.7) * rng.standard_normal(entity.size)
+        fraud = (entity < 15) & (np.arange(entity.size) % 60 < 8)
+        p = ndtr(-(x + 2.8 * fraud))
+        alerting = np.unique(entity[rule.decide(p, entity=entity)])
+        shares.append(float(np.mean(alerting >= 15)) if alerting.size else 0.0)
+        found.append(np.mean(np.isin(np.arange(15), alerting)))
+    assert np.mean(shares) <= 0.1
+    assert np.mean(found) > 0.5
 
 
 @pytest.mark.parametrize("dependence", ["positive", "any"])

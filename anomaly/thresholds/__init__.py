@@ -5,8 +5,8 @@ Six rules, for six ways to say what is wanted:
 ===========================  =================================================  ===================
 `FalseAlertRate`             a share of the normal events that may alert        events, streams
 `Budget`                     a number of cases a day                            events, streams
-`FalseDiscoveryRate`         a share of the alerts that may be false            batches
-`OnlineFalseDiscoveryRate`   the same, for a stream                             streams, learns
+`FalseDiscoveryRate`         a share of alerting entities that may be false     batches
+`OnlineFalseDiscoveryRate`   a share of a stream's alerts that may be false     streams, learns
 `PeaksOverThreshold`         a share of the normal events, following drift      streams, learns
 `ExpectedCost`               what an alert costs, against the money at risk     events, streams
 ===========================  =================================================  ===================

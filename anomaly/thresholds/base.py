@@ -138,8 +138,11 @@ class Threshold(ABC):
         self.backtest_ = self._backtest(held, alerting)
         return self
 
-    def decide(self, p: ArrayLike, *, money: ArrayLike | None = None) -> Bools:  # noqa: ARG002 - see needs_money
-        """Which of the events with p-values `p` (m,), and money at risk (m,), alert; NaN never does. Learns nothing."""
+    def decide(self, p: ArrayLike, *, money: ArrayLike | None = None, entity: ArrayLike | None = None) -> Bools:
+        """Which of the events with p-values `p` (m,) alert; NaN never does. Learns nothing.
+
+        Money at risk (m,) and codes of the entities (m,) are read by the rules that need them.
+        """
         self._check_fitted()
         return np.asarray(checked_p(p) <= self.threshold_)
 
@@ -147,7 +150,9 @@ class Threshold(ABC):
         """Whether one live event alerts; a `StreamThreshold` learns from it too."""
         return bool(self.decide([p], money=None if money is None else [money])[0])
 
-    def batch_threshold(self, p: ArrayLike, *, money: ArrayLike | None = None) -> float:  # noqa: ARG002 - see needs_money
+    def batch_threshold(
+        self, p: ArrayLike, *, money: ArrayLike | None = None, entity: ArrayLike | None = None
+    ) -> float:
         """Largest p-value that alerts in the batch `p` (m,), or would; 0 if none does."""
         self._check_fitted()
         return self.threshold_
@@ -167,7 +172,7 @@ class Threshold(ABC):
         """Which of the held-out events alert, once the rule is learned."""
         return np.asarray(held.p <= self.threshold_)
 
-    def _alerting_without(self, part: int, held: HeldOut, alerting: Bools) -> Bools:  # noqa: ARG002 - of rules that learn nothing
+    def _alerting_without(self, part: int, held: HeldOut, alerting: Bools) -> Bools:
         """The same as `alerting` (n,), by a rule learned from the parts other than `part`."""
         return np.asarray(held.p <= self._level_without(part, held))
 

@@ -78,7 +78,7 @@ class ExpectedCost(Threshold):
     def _alerting(self, held: HeldOut) -> Bools:
         return self._pays(held.p, self._checked_money(held.money, held.p))
 
-    def _alerting_without(self, part: int, held: HeldOut, alerting: Bools) -> Bools:  # noqa: ARG002 - learns nothing
+    def _alerting_without(self, part: int, held: HeldOut, alerting: Bools) -> Bools:
         return alerting
 
     def probability(self, p: ArrayLike) -> Floats:
@@ -104,7 +104,7 @@ class ExpectedCost(Threshold):
         p = np.where(worth > 1.0, 1.0, np.where(money > self.alert_cost, p, 0.0))
         return np.asarray(np.where(np.isnan(money), np.nan, p))
 
-    def decide(self, p: ArrayLike, *, money: ArrayLike | None = None) -> Bools:
+    def decide(self, p: ArrayLike, *, money: ArrayLike | None = None, entity: ArrayLike | None = None) -> Bools:
         """Which of the events with p-values `p` (m,) and `money` (m,) at risk alert; NaN in either never does.
 
         Raises
@@ -116,7 +116,9 @@ class ExpectedCost(Threshold):
         p = checked_p(p)
         return self._pays(p, self._checked_money(money, p))
 
-    def batch_threshold(self, p: ArrayLike, *, money: ArrayLike | None = None) -> float:
+    def batch_threshold(
+        self, p: ArrayLike, *, money: ArrayLike | None = None, entity: ArrayLike | None = None
+    ) -> float:
         """Largest p-value of the batch `p` (m,) that alerts, with `money` (m,) at risk; 0 if none does."""
         return float(checked_p(p)[self.decide(p, money=money)].max(initial=0.0))
 

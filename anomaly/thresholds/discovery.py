@@ -8,8 +8,8 @@ from math import isnan
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import ArrayLike
-from scipy import stats
+from numpy.typing import ArrayLike, NDArray
+from scipy import special
 
 from anomaly.errors import ParameterError
 from anomaly.thresholds.base import StreamThreshold, Threshold, check_share
@@ -27,15 +27,28 @@ _LONGEST = 4_096  # events decided in one stroke: an alert makes the work on the
 
 @dataclass
 class FalseDiscoveryRate(Threshold):
-    """Alert so that at most a share `q` of the alerts is expected to be false.
+    """Alert so that at most a share `q` of the entities that alert is expected to be without fraud.
 
-    Benjamini & Hochberg (1995, "Controlling the false discovery rate"): with the m p-values of the batch in ascending
-    order, alert on the i smallest, for the largest i with p_(i) <= q i / m. The threshold moves with the batch: a quiet
-    day raises no alert at all, a bad one many. The promise holds for independent or positively dependent p-values.
+    A desk looks into entities, and fraud comes in runs: what may be false is an entity's whole batch, not one event of
+    it. So the hypotheses are entities ("all its events of this batch are normal"), in two steps:
 
-    Benjamini & Yekutieli (2001, "The control of the false discovery rate in multiple testing under dependency"):
-    p_(i) <= q i / (m (1 + 1/2 + ... + 1/m)) keeps the promise under any dependence, and finds less: the divisor is 12
-    for m = 100,000.
+    1. An entity's p is Simes' (1986): with its n p-values in ascending order, the smallest n p_(i) / i. Benjamini &
+       Hochberg (1995, "Controlling the false discovery rate") over these m: alert on the R smallest, for the largest R
+       whose p is at most q R / m. The threshold moves with the batch: a quiet day raises no alert at all, a bad one
+       many.
+    2. Within an entity that alerts, its events by Benjamini-Hochberg at q R / m, the level at which the entity itself
+       was chosen (Benjamini & Bogomolov 2014, "Selective inference on multiple families of hypotheses"): the mean
+       share of false ones among the events of an entity, over the entities that alert, is kept as well. At least one
+       event of each alerts.
+
+    Both promises hold for independent or positively dependent p-values. On simulated payments this also finds more
+    victims than one hypothesis for each event, above all at small `q`: ten strange payments of one customer among
+    three hundred customers can be told from chance where each alone among twenty thousand payments cannot. The longer
+    the batch, the more so: a month finds more than its days one by one.
+
+    Benjamini & Yekutieli (2001, "The control of the false discovery rate in multiple testing under dependency") divide
+    by 1 + 1/2 + ... + 1/m as well, and by the same of n within an entity (Hommel 1983): the promise is kept under any
+    dependence, and little is found.
 
     `fit` treats the held-out slice as one batch, which says how many alerts normal data cost; `decide` looks only at
     the batch that it is given. Nothing but the promise is learned, so the back-test judges the slice as that one batch.
@@ -43,7 +56,7 @@ class FalseDiscoveryRate(Threshold):
     Parameters
     ----------
     q : float
-        Expected share of false ones among the alerts, in (0, 1).
+        Expected share of false ones among the entities that alert, in (0, 1).
     dependence : "positive" or "any", default "positive"
         Between the p-values. Events of one entity tend to be strange together, which is positive; "any" assumes
         nothing.
@@ -61,30 +74,58 @@ class FalseDiscoveryRate(Threshold):
             )
 
     def _level(self, held: HeldOut) -> float:
-        return self._batch_level(held.p)
+        return self.batch_threshold(held.p, entity=held.entity)
 
-    def _alerting_without(self, part: int, held: HeldOut, alerting: Bools) -> Bools:  # noqa: ARG002 - learns nothing
+    def _alerting(self, held: HeldOut) -> Bools:
+        return self._decided(held.p, held.entity)
+
+    def _alerting_without(self, part: int, held: HeldOut, alerting: Bools) -> Bools:
         return alerting
 
-    def _batch_level(self, p: Floats) -> float:
-        p = p[~np.isnan(p)]
-        if p.size == 0:
-            return 0.0
-        method: Literal["bh", "by"] = "bh" if self.dependence == "positive" else "by"
-        passing = p[stats.false_discovery_control(p, method=method) <= self.q]
-        return float(passing.max(initial=0.0))
+    def _decided(self, p: Floats, entity: ArrayLike | None) -> Bools:
+        codes = np.arange(p.size) if entity is None else np.asarray(entity)
+        if codes.shape != p.shape:
+            raise ParameterError(f"expected entity codes of the same length as p, got {codes.shape} and {p.shape}")
+        stated = np.flatnonzero(~np.isnan(p))
+        decided = np.zeros(p.size, dtype=np.bool_)
+        if stated.size == 0:
+            return decided
+        stated = stated[np.lexsort((p[stated], codes[stated]))]
+        _, first, code, number = np.unique(codes[stated], return_index=True, return_inverse=True, return_counts=True)
+        rank = np.arange(stated.size) - first[code] + 1
+        each = p[stated] * self._divided(number)[code] / rank
+        simes = np.sort(np.minimum.reduceat(each, first))
+        levels = self.q * np.arange(1, first.size + 1) / self._divided(np.array([first.size]))
+        chosen = np.flatnonzero(simes <= levels)
+        if chosen.size:
+            passing = each <= levels[chosen[-1]]
+            last = np.maximum.reduceat(np.where(passing, rank, 0), first)  # up to it all of the entity's events alert
+            decided[stated] = rank <= last[code]
+        return decided
 
-    def batch_threshold(self, p: ArrayLike, *, money: ArrayLike | None = None) -> float:  # noqa: ARG002 - see needs_money
+    def _divided(self, number: NDArray[np.int64]) -> Floats:
+        """What q is divided by for so many hypotheses (k,)."""
+        if self.dependence == "positive":
+            return number.astype(np.float64)
+        return number * (special.digamma(number + 1.0) + np.euler_gamma)
+
+    def batch_threshold(
+        self, p: ArrayLike, *, money: ArrayLike | None = None, entity: ArrayLike | None = None
+    ) -> float:
         """Largest p-value of the batch `p` (m,) that alerts; 0 if none does."""
         self._check_parameters()
-        return self._batch_level(checked_p(p))
+        return float(checked_p(p)[self._decided(checked_p(p), entity)].max(initial=0.0))
 
-    def decide(self, p: ArrayLike, *, money: ArrayLike | None = None) -> Bools:  # noqa: ARG002 - see needs_money
-        """Which events of the batch with p-values `p` (m,) alert; NaN never does, and does not count in m."""
+    def decide(self, p: ArrayLike, *, money: ArrayLike | None = None, entity: ArrayLike | None = None) -> Bools:
+        """Which events of the batch with p-values `p` (k,) alert; NaN never does, and does not count.
+
+        `entity` (k,) says whose events they are. Without it each event is one of its own, which is Benjamini-Hochberg
+        as usual.
+        """
         self._check_fitted()
-        return np.asarray(checked_p(p) <= self.batch_threshold(p))
+        return self._decided(checked_p(p), entity)
 
-    def decide_one(self, p: float, *, money: float | None = None) -> bool:  # noqa: ARG002 - refused whatever they are
+    def decide_one(self, p: float, *, money: float | None = None) -> bool:
         """Refused: a batch of one event says nothing of a share.
 
         Raises
@@ -102,7 +143,7 @@ class FalseDiscoveryRate(Threshold):
         self._check_fitted()
         method = "Benjamini-Hochberg" if self.dependence == "positive" else "Benjamini-Yekutieli"
         return (
-            f"At most {100 * self.q:.3g} % of the alerts of a batch are expected to be false ({method}); "
+            f"At most {100 * self.q:.3g} % of the entities that alert in a batch are expected to be false ({method}); "
             f"{self._cost()}."
         )
 
@@ -151,7 +192,7 @@ class OnlineFalseDiscoveryRate(StreamThreshold):
     def _check_parameters(self) -> None:
         check_share(self, "q", self.q)
 
-    def _level(self, held: HeldOut) -> float:  # noqa: ARG002 - a stream begins with what its parameters say
+    def _level(self, held: HeldOut) -> float:
         self._sums, self._alerts = np.full(SCALES.size, self.q / 2), 0
         return float(_level_of(self._sums))
 
@@ -160,10 +201,10 @@ class OnlineFalseDiscoveryRate(StreamThreshold):
         alerting[held.in_time] = self._run(held.p[held.in_time])[0]
         return alerting
 
-    def _alerting_without(self, part: int, held: HeldOut, alerting: Bools) -> Bools:  # noqa: ARG002 - learns nothing
+    def _alerting_without(self, part: int, held: HeldOut, alerting: Bools) -> Bools:
         return alerting
 
-    def decide(self, p: ArrayLike, *, money: ArrayLike | None = None) -> Bools:  # noqa: ARG002 - see needs_money
+    def decide(self, p: ArrayLike, *, money: ArrayLike | None = None, entity: ArrayLike | None = None) -> Bools:
         """Which of the events with p-values `p` (m,), in the order of the stream, alert from here on.
 
         Equal to `decide_one` on one after the other, but changes nothing. NaN never alerts, and takes no turn.
@@ -175,7 +216,7 @@ class OnlineFalseDiscoveryRate(StreamThreshold):
         decided[stated] = self._run(p[stated])[0]
         return decided
 
-    def decide_one(self, p: float, *, money: float | None = None) -> bool:  # noqa: ARG002 - see needs_money
+    def decide_one(self, p: float, *, money: float | None = None) -> bool:
         """Whether the next event alerts; the level moves on. NaN never alerts, and takes no turn."""
         self._check_fitted()
         value = checked_one(p)
@@ -185,7 +226,9 @@ class OnlineFalseDiscoveryRate(StreamThreshold):
         self.threshold_ = float(_level_of(self._sums))
         return bool(decided[0])
 
-    def batch_threshold(self, p: ArrayLike, *, money: ArrayLike | None = None) -> float:  # noqa: ARG002 - see needs_money
+    def batch_threshold(
+        self, p: ArrayLike, *, money: ArrayLike | None = None, entity: ArrayLike | None = None
+    ) -> float:
         """Largest p-value of `p` (m,) that alerts, in the order of the stream; 0 if none does."""
         return float(checked_p(p)[self.decide(p)].max(initial=0.0))
 

@@ -108,7 +108,7 @@ class PeaksOverThreshold(StreamThreshold):
         self._refit()
         return self._limit()
 
-    def decide_one(self, p: float, *, money: float | None = None) -> bool:  # noqa: ARG002 - see needs_money
+    def decide_one(self, p: float, *, money: float | None = None) -> bool:
         """The same as `update`."""
         return self.update(p)
 

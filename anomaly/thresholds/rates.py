@@ -34,7 +34,7 @@ class FalseAlertRate(Threshold):
     def _check_parameters(self) -> None:
         check_share(self, "rate", self.rate)
 
-    def _level(self, held: HeldOut) -> float:  # noqa: ARG002 - the rule is the same whatever was held out
+    def _level(self, held: HeldOut) -> float:
         return self.rate
 
     def _level_without(self, part: int, held: HeldOut) -> float:
