@@ -115,6 +115,7 @@ def test_entities_by_hand() -> None:
 )
 def test_entities_are_the_slow_rule(rows: list[tuple[int, float]], dependence: str, q: float) -> None:
     entity, p = np.array([row[0] for row in rows]), np.array([row[1] for row in rows])
+    p = p * 0.9876543  # no value at a level itself, where rounding decides
     rule = FalseDiscoveryRate(q, dependence).fit(*uniform_slice())  # type: ignore[arg-type]
 
     def divisor(number: int) -> float:
