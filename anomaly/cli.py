@@ -18,7 +18,15 @@ import typer
 
 from anomaly.errors import InputError, ParameterError
 from anomaly.files import whole_file
-from anomaly.inputs import check_report_files, check_scores, read_events_told, read_scores, seconds_of, source_of
+from anomaly.inputs import (
+    check_report_files,
+    check_scores,
+    read_events_told,
+    read_scores,
+    seconds_of,
+    source_of,
+    tell_rejects,
+)
 from anomaly.verbs import (
     AlertCost,
     Answer,
@@ -29,6 +37,7 @@ from anomaly.verbs import (
     FalseDiscoveryRate,
     FraudShare,
     Mask,
+    Memory,
     Query,
     Since,
     Sources,
@@ -40,6 +49,7 @@ from anomaly.verbs import (
 if TYPE_CHECKING:
     import polars as pl
 
+    from anomaly.detector import Detector
     from anomaly.ingest import Events
     from anomaly.thresholds import Threshold
 
@@ -120,9 +130,13 @@ def fit(
     seed: Annotated[int, typer.Option(min=0, metavar="N", help="Same seed, same machine, same detector.")] = 0,
     checkpoint: Annotated[Path | None, typer.Option(metavar="DIR", help="Keep the state after each epoch.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint.")] = False,
+    memory: Memory = None,
     query: Query = None,
 ) -> Answer:
-    """Learn from unlabelled history how each entity behaves. Ctrl-C keeps the best epoch so far."""
+    """Learn from unlabelled history how each entity behaves. Ctrl-C keeps the best epoch so far.
+
+    With --memory, from as many whole entities, drawn by the seed, as fit into it.
+    """
     from anomaly.artifacts import check_folder
     from anomaly.schema import Schema
 
@@ -136,11 +150,14 @@ def fit(
 
     end = seconds_of("--until", until)
     detector = make_detector(known, hidden=hidden, quarantine_hours=quarantine_hours, epochs=epochs, seed=seed)
-    read = read_events_told(source, known, query)
-    if end is not None and not (read.frame["time"] < end).any():
-        raise InputError(f"--until {until}: no event is before it")
     try:
-        detector.fit(read, until=until, progress=True, checkpoint=checkpoint, resume=resume)
+        if memory is not None:
+            read = _fit_within(detector, source, until, query, memory, checkpoint=checkpoint, resume=resume)
+        else:
+            read = read_events_told(source, known, query)
+            if end is not None and not (read.frame["time"] < end).any():
+                raise InputError(f"--until {until}: no event is before it")
+            detector.fit(read, until=until, progress=True, checkpoint=checkpoint, resume=resume)
     except KeyboardInterrupt:
         again = "" if checkpoint is None else "; the same command with --resume goes on from the last whole epoch"
         note(f"Interrupted before the first epoch of a model was over: no detector is written{again}.")
@@ -163,9 +180,13 @@ def score(
         Path, typer.Option(metavar="FILE", help="Where to write the scores: .parquet, .csv or .ndjson.")
     ] = Path("scores.parquet"),
     since: Since = None,
+    memory: Memory = None,
     query: Query = None,
 ) -> Answer:
-    """Say of each event how strange it is, and put the rows that cannot be read beside it, with reasons."""
+    """Say of each event how strange it is, and put the rows that cannot be read beside it, with reasons.
+
+    With --memory whole entities are scored in turn, to the same scores; after an interruption the same command goes on.
+    """
     from anomaly.ingest import check_target, write_table
 
     rejects = out.with_name(REJECTS)
@@ -178,17 +199,55 @@ def score(
 
     seconds_of("--since", since)
     fitted = load_detector(detector)
-    read = read_events_told(source, fitted.schema, query)
-    scores = fitted.score(read, since=since)
-    write_table(scores, out)
-    write_table(read.rejects, rejects)
-    status = dict(sorted(scores["status"].value_counts().iter_rows()))
-    counts = _counts(read, scores)
+    if memory is not None:
+        counts, status, notes = _score_within(fitted, source, out, since, query, memory)
+    else:
+        read = read_events_told(source, fitted.schema, query)
+        scores = fitted.score(read, since=since)
+        write_table(scores, out)
+        write_table(read.rejects, rejects)
+        status = dict(sorted(scores["status"].value_counts().iter_rows()))
+        counts, notes = _counts(read, scores), read.notes
     return Answer(
-        {"scores": out, "rejects": rejects, **counts, "status": status, "notes": read.notes},
+        {"scores": out, "rejects": rejects, **counts, "status": status, "notes": notes},
         f"{_counts_text(counts)}\nOf the scored: {', '.join(f'{n:,} {name}' for name, n in status.items())}.\n"
         f"{out}   one row per scored event\n{rejects}   the rejected rows, with reasons",
     )
+
+
+def _fit_within(
+    detector: Detector, source: str | list[str], until: str | None, query: str | None, memory: str, **options: Any
+) -> Events:
+    """Fit on a sample that fits into memory, and say so."""
+    from anomaly.partitions import Sample, fit_within
+
+    def told(sample: Sample) -> None:
+        tell_rejects(sample.events.rejects, sample.events.notes)
+        if not sample.whole:
+            drawn = f"{len(sample.events):,} of {sample.of_events:,} events"
+            note(f"note: --memory {memory} holds a sample of the {len(sample.entities):,} entities, {drawn}")
+
+    sample = fit_within(detector, source, memory=memory, until=until, query=query, told=told, progress=True, **options)
+    return sample.events
+
+
+def _score_within(
+    detector: Detector, source: str | list[str], out: Path, since: str | None, query: str | None, memory: str
+) -> tuple[dict[str, int], dict[str, int], tuple[str, ...]]:
+    """Score out of core: counts of rows, of scored events by status, and notes."""
+    from anomaly.ingest import write_table
+    from anomaly.partitions import score_within
+
+    try:
+        found = score_within(detector, source, out, memory=memory, since=since, query=query, progress=note)
+    except KeyboardInterrupt:
+        note("Interrupted: no scores are written; the same command goes on with the next partition.")
+        raise typer.Exit(INTERRUPTED) from None
+    tell_rejects(found.rejects, found.notes)
+    write_table(found.rejects, out.with_name(REJECTS))
+    history = found.rows - found.scored - len(found.rejects)
+    counts = {"rows": found.rows, "history": history, "scored": found.scored, "rejected": len(found.rejects)}
+    return counts, found.status, found.notes
 
 
 @verb("Rank cases with reasons; write report.html.")
@@ -434,13 +493,16 @@ def _counts_text(counts: Mapping[str, int]) -> str:
 
 
 def _fit_facts(fitted: Mapping[str, Any], read: Events) -> dict[str, Any]:
-    history = int(fitted["events"])
+    """Every row is of the history, later, or rejected; of the history a sample may have been learned from."""
+    drawn = int(fitted["events"])
+    history = int(fitted.get("sample", {}).get("of_events", drawn))
     return {
         "rows": read.n_input,
         "history": history,
-        "later": len(read) - history,
+        "later": read.n_input - len(read.rejects) - history,
         "rejected": len(read.rejects),
-        "entities": fitted["entities"],
+        "entities": fitted.get("sample", {}).get("of_entities", fitted["entities"]),
+        "sample": {"events": drawn, "entities": fitted["entities"]} if drawn < history else None,
         "models": {
             name: {key: run[key] for key in ("epoch", "best_epoch", "best_loss", "interrupted")}
             for name, run in fitted["runs"].items()
@@ -452,6 +514,8 @@ def _fit_facts(fitted: Mapping[str, Any], read: Events) -> dict[str, Any]:
 def _fit_text(facts: Mapping[str, Any]) -> str:
     counts = "{rows:,} rows read: {history:,} history of {entities:,} entities, {later:,} later, {rejected:,} rejected"
     lines = [counts.format(**facts)]
+    if facts["sample"]:
+        lines.append("learned from a sample: {events:,} events of {entities:,} entities".format(**facts["sample"]))
     for name, run in facts["models"].items():
         ended = "interrupted, " if run["interrupted"] else ""
         lines.append(f"{name}: {ended}keeps epoch {run['best_epoch']} of {run['epoch']}")

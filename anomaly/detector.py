@@ -552,8 +552,9 @@ class Detector:
 
     def _settings(self) -> dict[str, str]:
         fitted: Mapping[str, Any] = self.fitted_
+        drawn = "" if "sample" not in fitted else f", a sample of {fitted['sample']['of_entities']:,}"
         return {
-            "Fitted on": f"{fitted['events']:,} events of {fitted['entities']:,} entities, without labels",
+            "Fitted on": f"{fitted['events']:,} events of {fitted['entities']:,} entities{drawn}, without labels",
             "History": f"{_text(fitted['first'])} to {_text(fitted['last'])}",
             "Split by time": f"{fitted['train']:,} train, {fitted['stop']:,} stop, {fitted['held_out']:,} calibrate",
             "Models": " and ".join(model.name for model in self.models_),

@@ -21,7 +21,7 @@ The canonical frame has one row per accepted event, sorted by (entity, time, row
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -56,6 +56,8 @@ TABLE_SUFFIXES = (".parquet", ".csv", ".ndjson", ".jsonl")
 _ROW, _BAD, _NAIVE, _AMBIGUOUS = "\x1frow", "\x1fbad", "\x1fnaive", "\x1fambiguous"
 _NUMBER, _REASON = "\x1fnumber", "\x1freason"
 _YEAR_1980 = 315_532_800.0
+BAD = _BAD
+INNER = (_BAD, _NAIVE, _AMBIGUOUS)  # columns of what is read that the canonical frame has no more
 
 
 @dataclass(frozen=True)
@@ -184,7 +186,7 @@ def read_events(source: Any, schema: Schema, *, query: str | None = None) -> Eve
         check_columns(schema, part.columns, part.name)
     pieces, starts = [], [0]
     for part in parts:
-        piece = collect(part, partial(_canonical, schema=schema, start=starts[-1]))
+        piece = collect(part, partial(canonical, schema=schema, start=starts[-1]))
         pieces.append(piece)
         starts.append(starts[-1] + piece.height)
     n_input = starts[-1]
@@ -193,12 +195,12 @@ def read_events(source: Any, schema: Schema, *, query: str | None = None) -> Eve
         raise InputError(f"{names}: no rows, at most a header; expected at least one event")
     table = pl.concat(pieces)
     good = table.filter(~pl.col(_BAD)).sort("entity", "time", "row")
-    duplicates = _duplicates(good, schema)
-    good = good.join(duplicates, on="row", how="anti", maintain_order="left") if duplicates.height else good
+    repeated = repeats(good, schema)
+    good = good.join(repeated, on="row", how="anti", maintain_order="left") if repeated.height else good
     bad = table.filter(_BAD).select("row", pl.lit(None, pl.String).alias("reason"))
-    rejects = _explained(pl.concat([bad, duplicates]).sort("row"), parts, starts, schema)
+    rejects = explained(pl.concat([bad, repeated]).sort("row"), parts, starts, schema)
     assert good.height + rejects.height == n_input, "every row is accepted or rejected"
-    return Events(schema, good.drop(_BAD, _NAIVE, _AMBIGUOUS), rejects, n_input, notes + _notes(good, rejects, schema))
+    return Events(schema, good.drop(INNER), rejects, n_input, notes + notes_on([tally(good, schema)], rejects, schema))
 
 
 @dataclass(frozen=True)
@@ -270,13 +272,14 @@ def _entity_faults(schema: Schema, keys: list[list[pl.Expr]]) -> list[Column]:
     return columns
 
 
-def _canonical(part: Part, schema: Schema, start: int) -> pl.LazyFrame:
+def canonical(part: Part, schema: Schema, start: int) -> pl.LazyFrame:
+    """The canonical columns of a part whose first row has number `start`, and the `INNER` ones; no row is left out."""
     plan = _plan(part, part.frame.with_row_index(_ROW), schema)
     row = (pl.col(_ROW).cast(pl.Int64) + start).alias("row")
     return plan.frame.select(row, *plan.outputs, any_fault(plan.columns).alias(_BAD))
 
 
-def _duplicates(good: pl.DataFrame, schema: Schema) -> pl.DataFrame:
+def repeats(good: pl.DataFrame, schema: Schema) -> pl.DataFrame:
     """(row, reason) of the events that repeat an earlier one. `good` is sorted by (entity, time, row)."""
     if schema.event_id is not None:
         keys = ["event_id"]
@@ -299,7 +302,7 @@ def _duplicates(good: pl.DataFrame, schema: Schema) -> pl.DataFrame:
     )
 
 
-def _explained(rows: pl.DataFrame, parts: list[Part], starts: list[int], schema: Schema) -> pl.DataFrame:
+def explained(rows: pl.DataFrame, parts: list[Part], starts: list[int], schema: Schema) -> pl.DataFrame:
     """The rejected rows (row, reason or null), read once more for their reasons and their original values."""
     names = {name: f"input:{name}" if name in ("row", "reason") else name for name in schema.columns()}
     empty = {"row": pl.Int64(), "reason": pl.String(), **dict.fromkeys(names.values(), pl.String())}
@@ -326,23 +329,33 @@ def _originals(part: Part, schema: Schema, rows: pl.DataFrame, start: int, names
     return plan.frame.select(pl.col(_NUMBER).alias("row"), reason, *texts).sort("row")
 
 
-def _notes(good: pl.DataFrame, rejects: pl.DataFrame, schema: Schema) -> tuple[str, ...]:
-    notes = []
-    if good.height == 0:
-        notes.append(f"no row was accepted; the first one was rejected because {rejects['reason'][0]}")
-        return tuple(notes)
-    if naive := int(good[_NAIVE].sum()):
-        notes.append(f"{_count(naive, 'time', 'was', 'were', ' without an offset')} read as {schema.time_zone}")
-    if twice := int(good[_AMBIGUOUS].sum()):
-        clocks = f" that {schema.time_zone} has twice when clocks go back"
-        notes.append(f"{_count(twice, 'time', 'was', 'were', clocks)} read as the earlier one")
-    if good["time"].max() < _YEAR_1980:  # type: ignore[operator]
-        notes.append("all times are before 1980: if they are no seconds since 1970, check time and time_unit")
+def tally(good: pl.DataFrame, schema: Schema) -> dict[str, float]:
+    """What `notes_on` needs of accepted events: counts, and the latest time; of no event, nothing."""
+    if not good.height:
+        return {}
     fields = {"event_id": schema.event_id} if schema.event_id else {}
     fields |= {name: name[2:] for name in good.columns if name[1:2] == ":"}
-    for name, told in fields.items():
-        if missing := good[name].null_count():
-            notes.append(f"{told} is missing in {_count(missing, 'event')}")
+    found = {"naive": float(good[_NAIVE].sum()), "ambiguous": float(good[_AMBIGUOUS].sum())}
+    found["latest"] = float(good["time"].max())  # type: ignore[arg-type]
+    return found | {f"missing {told}": float(good[name].null_count()) for name, told in fields.items()}
+
+
+def notes_on(tallies: Sequence[Mapping[str, float]], rejects: pl.DataFrame, schema: Schema) -> tuple[str, ...]:
+    """What is worth telling of all accepted events, tallied in one piece or in several."""
+    tallies = [one for one in tallies if one]
+    if not tallies:
+        return (f"no row was accepted; the first one was rejected because {rejects['reason'][0]}",)
+    total = {name: int(sum(one[name] for one in tallies)) for name in tallies[0] if name != "latest"}
+    notes = []
+    if naive := total["naive"]:
+        notes.append(f"{_count(naive, 'time', 'was', 'were', ' without an offset')} read as {schema.time_zone}")
+    if twice := total["ambiguous"]:
+        clocks = f" that {schema.time_zone} has twice when clocks go back"
+        notes.append(f"{_count(twice, 'time', 'was', 'were', clocks)} read as the earlier one")
+    if max(one["latest"] for one in tallies) < _YEAR_1980:
+        notes.append("all times are before 1980: if they are no seconds since 1970, check time and time_unit")
+    missing = {name.removeprefix("missing "): number for name, number in total.items() if name.startswith("missing ")}
+    notes += [f"{told} is missing in {_count(number, 'event')}" for told, number in missing.items() if number]
     return tuple(notes)
 
 

@@ -66,20 +66,26 @@ def seconds_of(option: str, text: str | None) -> float | None:
 
 def read_events_told(source: str | list[str], schema: Schema, query: str | None) -> Events:
     """Read events, and tell on standard error what is worth telling."""
-    from anomaly.digest import rejects
     from anomaly.ingest import read_events
 
     read = read_events(source, schema, query=query)
     if not len(read):
         raise InputError(f"none of the {read.n_input:,} rows can be read; the first one: {read.rejects['reason'][0]}")
-    for text in read.notes:
+    tell_rejects(read.rejects, read.notes)
+    return read
+
+
+def tell_rejects(table: pl.DataFrame, notes: Iterable[str]) -> None:
+    """Tell on standard error what is worth telling of what was read, and the kinds of rows that were rejected."""
+    from anomaly.digest import rejects
+
+    for text in notes:
         note(f"note: {text}")
-    kinds = rejects(read.rejects)
+    kinds = rejects(table)
     for _, rows, example in kinds.head(TOLD_REJECTS).iter_rows():
         note(f"rejected: {rows:,} {'row' if rows == 1 else 'rows'} like {example}")
     if len(kinds) > TOLD_REJECTS:
         note(f"rejected: {kinds['rows'][TOLD_REJECTS:].sum():,} rows for other reasons")
-    return read
 
 
 def read_scores(path: Path, read: Events, detector: Detector, start: float | None) -> pl.DataFrame:

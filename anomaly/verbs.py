@@ -61,6 +61,9 @@ Sources = Annotated[list[str], typer.Argument(metavar="EVENTS", help="Files, fol
 DetectorFolder = Annotated[Path, typer.Option("--detector", metavar="DIR", help="What `anomaly fit` wrote.")]
 Query = Annotated[str | None, typer.Option(metavar="SQL", help="What to read from a database.")]
 Since = Annotated[str | None, typer.Option(metavar="TIME", help="Score from this time on (UTC without an offset).")]
+Memory = Annotated[
+    str | None, typer.Option(metavar="SIZE", help="Take no more memory than this, as 2GB: for more events than fit in.")
+]
 BudgetPerDay = Annotated[
     float | None, typer.Option(metavar="N", help="Alert on so many cases a day. [default: 50, without the next two]")
 ]
