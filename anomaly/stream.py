@@ -269,7 +269,7 @@ class Stream:
         statistics[0, 1::2], statistics[0, 2::2] = mean, spread
         events = Events(torch.from_numpy(numeric)[None], torch.from_numpy(category)[None], torch.from_numpy(statistics))
         judged = {
-            model.name: network.predict(state[0][0], events).errors(events).numpy()
+            model.name: network.ask(state[0][0], events).judge(events, loss=False).numpy()
             for model, network, state in zip(self.detector.models_, self._networks, entity.states, strict=True)
         }
         return {**judged, "population": self.detector.population_.errors(numeric[None])}

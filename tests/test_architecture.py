@@ -48,6 +48,7 @@ ORDER = (
     "models.batches",
     "models.backbones",
     "models.cells",
+    "models.likelihood",
     "models.heads",
     "models.training",
     "models.base",
