@@ -50,6 +50,7 @@ ORDER = (
     "models.batches",
     "models.backbones",
     "models.cells",
+    "models.likelihood",
     "models.heads",
     "models.training",
     "models.base",

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from anomaly.features import FARTHEST, MISSING, Column
 from anomaly.models.batches import Events
-from anomaly.models.heads import COMPONENTS, SMALLEST_SCALE, FieldSet, Prediction, StagedHeads
+from anomaly.models.heads import COMPONENTS, Asked, FieldSet, Prediction, StagedHeads
+from anomaly.models.likelihood import SMALLEST_SCALE
 
 AMOUNT = Column(name="amount", kind="number", tail="upper", unit=1.0)
 BALANCE = Column(name="balance", kind="number", tail="lower")
@@ -61,8 +62,9 @@ def mixture(prediction: Prediction, column: Column) -> tuple[oracles.Float, orac
 def test_fields_are_the_scored_columns_by_stage_numbers_first() -> None:
     assert NAMES == ["time:gap", "amount", "balance", "count:1h", "shop", "first:shop"]
     assert len(FIELDS) == len(NAMES)
-    assert FIELDS.evidence_weight[NAMES.index("count:1h")] == 0  # a count repeats the events before it
-    assert (np.delete(FIELDS.evidence_weight, NAMES.index("count:1h")) > 0).all()
+    repeated = [NAMES.index("count:1h"), NAMES.index("first:shop")]  # they say again what they said of the events before
+    assert (FIELDS.evidence_weight[repeated] == 0).all()
+    assert (np.delete(FIELDS.evidence_weight, repeated) > 0).all()
     assert drawn(0, 3).errors(events_of(torch.zeros(3, len(NUMERIC)))).shape == (3, len(NAMES))
 
 
@@ -76,7 +78,7 @@ def test_a_number_that_a_category_may_explain_is_judged_twice() -> None:
     assert set(names) == {*NAMES, *twice}
     numeric, memory = torch.ones(1, len(layout)), torch.ones(1, 3)
     bought_a, bought_b = (events_of(numeric, torch.tensor([[shop, 2]])) for shop in (2, 3))
-    errors = [heads(memory, events).errors(bought_a)[0] for events in (bought_a, bought_b)]
+    errors = [heads(memory, events).judge(bought_a, loss=False)[0] for events in (bought_a, bought_b)]
     assert {name for name, one, other in zip(names, *errors, strict=True) if one != other} == twice
     plain = StagedHeads(layout, (FLAG,), memory=3, statistics=1, width=8)
     assert not any(column.name.startswith("given:") for column in plain.fields.columns)
@@ -213,14 +215,12 @@ def test_a_missing_field_says_nothing_and_leaves_the_others_alone(field: int) ->
 @pytest.mark.parametrize("value", [torch.nan, 0.0, 50.0, -50.0, FARTHEST, -FARTHEST])
 def test_losses_and_their_gradients_are_numbers_whatever_comes(value: float) -> None:
     for seed in range(5):
-        start = drawn(seed, 1, 3.0)
-        numbers, categories = start.numbers.clone().requires_grad_(), start.categories.clone().requires_grad_()
-        prediction = Prediction(FIELDS, numbers, categories)
+        asked, weights = constant(drawn(seed, 1, 3.0), 1)
         numeric = torch.full((1, len(NUMERIC)), value)
         numeric[:, NUMERIC.index(COUNT)] = COUNT.encode(3.0)
-        loss = prediction.losses(events_of(numeric)).sum()
+        loss, _ = asked.loss(events_of(numeric), torch.ones(1))
         assert torch.isfinite(loss)
-        found = torch.autograd.grad(loss, [numbers, categories])
+        found = torch.autograd.grad(loss, weights)
         assert all(torch.isfinite(gradient).all() for gradient in found)
 
 
@@ -232,21 +232,33 @@ def test_an_entity_may_have_any_number_of_events_a_day(count: int) -> None:
     assert torch.isfinite(prediction.errors(same_value(COUNT, value))).all()
 
 
+def constant(prediction: Prediction, events: int) -> tuple[Asked, list[Tensor]]:
+    """Heads that say the same of each of n events, and what they say as their weights, with gradients."""
+    layers = []
+    for outputs in (prediction.numbers[0], prediction.categories[0]):
+        layer = torch.nn.Linear(1, len(outputs))
+        layer.bias.data.zero_()
+        layer.weight.data = outputs[:, None].clone()
+        layers.append(layer)
+    asked = Asked(prediction.fields, [(torch.ones(events, 1), layers[0], layers[1])])
+    return asked, [layer.weight for layer in layers]
+
+
 def learned(sample: Tensor, category: Tensor, columns: Sequence[Column]) -> Prediction:
     """The one distribution that fits the sample best, after some hundred steps."""
     fields = FieldSet.of(columns, CATEGORY)
     numbers = drawn(0, 1, 0.3, fields).numbers.clone().view(-1, 3, COMPONENTS)
     numbers[:, 1] = torch.linspace(-1.5, 1.5, COMPONENTS)
-    weights = [numbers.flatten()[None].requires_grad_(), torch.zeros(1, fields.category_width, requires_grad=True)]
+    start = Prediction(fields, numbers.flatten()[None], torch.zeros(1, fields.category_width))
+    asked, weights = constant(start, len(sample))
     optimizer = torch.optim.Adam(weights, lr=0.05)
     events = Events(sample, category, torch.zeros(len(sample), 1))
     for _ in range(250):
-        prediction = Prediction(fields, *(weight.expand(len(sample), -1) for weight in weights))
-        loss = prediction.losses(events).sum(dim=1).mean()
+        loss, _ = asked.loss(events, torch.full((len(sample),), 1 / len(sample)), errors=False)
         optimizer.zero_grad()
         torch.autograd.backward(loss)
         optimizer.step()
-    return Prediction(fields, *(weight.detach() for weight in weights))
+    return Prediction(fields, *(weight.detach().t() for weight in weights))
 
 
 def test_a_known_distribution_is_recovered() -> None:

@@ -19,7 +19,7 @@ from anomaly.features import Column
 from anomaly.models.base import SequenceModel, statistics_width
 from anomaly.models.batches import Events, Table
 from anomaly.models.cells import Memory
-from anomaly.models.heads import FieldSet, Prediction, spread_locations
+from anomaly.models.heads import Asked, FieldSet, spread_locations
 from anomaly.models.training import Network
 
 
@@ -55,14 +55,25 @@ class AutoencoderNetwork(Network):
             code = code + self.noise * torch.randn_like(code)
         return code
 
-    def decode(self, code: Tensor, memory: Tensor, events: Events, steps: int) -> list[Prediction]:
-        """Distributions of the event itself, then of those before it, newest first."""
+    def decode(self, code: Tensor, memory: Tensor, events: Events, steps: int) -> list[Asked]:
+        """Heads that state the event itself, then those before it, newest first."""
         given = torch.cat([code, memory, events.statistics], dim=1)
-        output, _ = self.decoder(given.expand(steps, *given.shape))
-        return [Prediction(self.fields, self.numbers(part), self.categories(part)) for part in output]
+        # What is given is the same at each step: projected once. The first step starts from nothing.
+        by_input, by_output, *bias = self.decoder.all_weights[0]
+        projected = fn.linear(given, by_input, bias[0] + bias[1])
+        found: list[Asked] = []
+        gates, cell = projected, None
+        for _ in range(steps):
+            enter, keep, new, out = gates.chunk(4, dim=1)
+            entered = torch.sigmoid(enter) * torch.tanh(new)
+            cell = entered if cell is None else entered + torch.sigmoid(keep) * cell
+            output = torch.sigmoid(out) * torch.tanh(cell)
+            found.append(Asked(self.fields, [(output, self.numbers, self.categories)]))
+            gates = projected if len(found) == steps else projected + fn.linear(output, by_output)
+        return found
 
-    def predict(self, memory: Tensor, events: Events) -> Prediction:
-        """Distributions of the fields of n events as rebuilt."""
+    def ask(self, memory: Tensor, events: Events) -> Asked:
+        """Heads that state the fields of n events as rebuilt."""
         return self.decode(self.encode(memory, events), memory, events, 1)[0]
 
     def extra_loss(self, memory: Tensor, index: Tensor, table: Table, weight: Tensor) -> Tensor:
@@ -75,11 +86,11 @@ class AutoencoderNetwork(Network):
         code = self.encode(memory, events)
         newest = torch.from_numpy(table.memory[index.cpu().numpy()]).to(index.device)
         total = memory.new_zeros(())
-        for step, prediction in enumerate(self.decode(code, memory, events, 1 + self.steps)[1:], start=1):
+        for step, asked in enumerate(self.decode(code, memory, events, 1 + self.steps)[1:], start=1):
             past = Events.pick(table, (newest - step).clamp(min=0))
             known = (newest - step >= 0) & (table.sequence[newest - step] == table.sequence[index])
             counted = known * weight[index] * weight[newest - step]
-            total = total + (prediction.losses(past).sum(dim=1) * counted).sum() / counted.sum().clamp(min=1)
+            total = total + asked.loss(past, counted, errors=False)[0] / counted.sum().clamp(min=1)
         return 0.25 * total / self.steps
 
 

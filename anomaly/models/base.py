@@ -134,8 +134,8 @@ class SequenceModel:
         result = np.full((len(sequences), len(self.fields)), np.nan, dtype=np.float32)
         for events, memory, index in scan(network, table, sequences, mask):
             with autocast(memory.device):
-                prediction = network.predict(memory, events)
-            result[index.cpu().numpy()] = prediction.errors(events).float().cpu().numpy()
+                errors = network.ask(memory, events).judge(events, loss=False)
+            result[index.cpu().numpy()] = errors.cpu().numpy()
         return result
 
     @torch.inference_mode()

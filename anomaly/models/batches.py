@@ -24,7 +24,7 @@ Int = NDArray[np.int64]
 class Table:
     """All that a model reads of N events, as tensors on one device.
 
-    numeric : (N, F) float32, NaN = missing; category : (N, C) int64; statistics : (N, Q) float32, what the entity's
+    numeric : (N, F) float32, NaN = missing; category : (N, C) int32; statistics : (N, Q) float32, what the entity's
     remembered events average to; sequence : (N,) int64, number of the event's sequence; memory : (N,) int64, index of
     the first event that is too young to be remembered.
     """
@@ -44,7 +44,7 @@ class Table:
         memory = memory_border(sequences, quarantine)
         return cls(
             numeric=torch.from_numpy(sequences.numeric.copy()).to(device),
-            category=torch.from_numpy(sequences.category.astype(np.int64)).to(device),
+            category=torch.from_numpy(sequences.category.copy()).to(device),
             statistics=torch.from_numpy(memory_statistics(sequences, memory, averaged)).to(device),
             sequence=torch.from_numpy(sequences.sequence).to(device),
             memory=memory,
@@ -62,7 +62,7 @@ class Events:
     @classmethod
     def pick(cls, table: Table, index: Tensor) -> Events:
         """Rows `index` of the table."""
-        return cls(table.numeric[index], table.category[index], table.statistics[index])
+        return cls(*(part.index_select(0, index) for part in (table.numeric, table.category, table.statistics)))
 
 
 @dataclass(frozen=True)

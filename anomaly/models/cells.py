@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -17,19 +19,46 @@ from anomaly.models.backbones import CAUSAL, Backbone, State
 from anomaly.models.batches import CLIP, Chunk, Table
 
 
+class Looked(torch.autograd.Function):
+    """Rows of a table by code. The gradient is added up row by row, where torch's own takes several times as long."""
+
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, code: Tensor) -> Tensor:
+        """Rows (n, d) of the weight (codes, d) at the codes (n,)."""
+        ctx.save_for_backward(code)
+        ctx.codes = len(weight)
+        return weight.index_select(0, code)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, by_rows: Tensor) -> tuple[Tensor, None]:
+        """Derivative by the weight."""
+        (code,) = ctx.saved_tensors
+        return by_rows.new_zeros(ctx.codes, by_rows.shape[1]).index_add_(0, code, by_rows), None
+
+
+class Codes(nn.Embedding):
+    """A vector for each code."""
+
+    def forward(self, code: Tensor) -> Tensor:
+        """(n,) int64 -> (n, width)."""
+        found: Tensor = Looked.apply(self.weight, code)  # type: ignore[no-untyped-call]
+        return found
+
+
 class EventEmbedding(nn.Module):
     """One event as one vector: clipped numbers, a flag for each missing one, and an embedding of each category."""
 
     def __init__(self, numeric: Sequence[Column], category: Sequence[Column]) -> None:
         super().__init__()
-        self.tables = nn.ModuleList(nn.Embedding(c.size, embedding_width(c.size)) for c in category)
+        self.tables = nn.ModuleList(Codes(c.size, embedding_width(c.size)) for c in category)
         self.size: int = 2 * len(numeric) + sum(embedding_width(c.size) for c in category)
 
     def forward(self, numeric: Tensor, category: Tensor) -> Tensor:
         """(n, F) and (n, C) -> (n, size)."""
         missing = torch.isnan(numeric)
         parts = [torch.nan_to_num(numeric).clamp(-CLIP, CLIP), missing.to(numeric.dtype)]
-        parts += [table(category[:, index]) for index, table in enumerate(self.tables)]
+        parts += [table(code) for table, code in zip(self.tables, category.t().long().contiguous(), strict=True)]
         return torch.cat(parts, dim=1)
 
 
@@ -74,6 +103,28 @@ class Memory(nn.Module):
         return cell
 
 
+class Picked(torch.autograd.Function):
+    """Memories by their places in the steps that are kept; gradients go to those of the newest chunk."""
+
+    @staticmethod
+    def forward(ctx: Any, output: Tensor, kept: Tensor, place: Tensor, first: int) -> Tensor:
+        """Rows (n, H) of `kept` (places, H) at `place` (n,); from place `first` on, `output` (T, B, H) stands there."""
+        ctx.save_for_backward(place)
+        ctx.first, ctx.shape = first, output.shape
+        return kept.index_select(0, place)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, by_rows: Tensor) -> tuple[Tensor, None, None, None]:
+        """Derivative by `output`."""
+        (place,) = ctx.saved_tensors
+        steps, rows, hidden = ctx.shape
+        # Places before the chunk count into a row that is thrown away.
+        found = by_rows.new_zeros(1 + steps * rows, hidden)
+        found.index_add_(0, (place - (ctx.first - 1)).clamp_(min=0), by_rows)
+        return found[1:].view(ctx.shape), None, None, None
+
+
 class Reader:
     """Carries a batch of rows through a `Memory`, chunk by chunk, keeping just the memories that are still needed.
 
@@ -91,18 +142,25 @@ class Reader:
         """Return the events of the chunk, as indices (n,) into the table, and the memory before each, (n, H)."""
         device = self.table.numeric.device
         index = torch.from_numpy(chunk.index).to(device)
-        rows = chunk.index.shape[1]
-        if self._kept is None:
+        steps, rows = index.shape
+        if self._state is None:
             self._state = self.memory.empty(rows)
             self._kept = self._state[0]
-        assert self._state is not None
         state = tuple(part[:, :rows].detach().contiguous() for part in self._state)
-        output, self._state = self.memory.read(self.table.numeric[index], self.table.category[index], state)
-        memories = torch.cat([self._kept[:, :rows], output])
+        numeric, category = (
+            part.index_select(0, index.view(-1)).view(steps, rows, -1)
+            for part in (self.table.numeric, self.table.category)
+        )
+        output, self._state = self.memory.read(numeric, category, state)
+        assert self._kept is not None
+        before = self._kept[:, :rows].flatten(0, 1)
+        memories = torch.cat([before, output.detach().flatten(0, 1)])
         # Remembered events of each row's own; a row cut out of a longer sequence starts with an empty memory.
         remembered = (self.table.memory[chunk.index] - chunk.start[None, :]).clip(min=0)
-        at = (remembered - self._base) * rows + torch.arange(rows).numpy()[None, :]
-        picked = memories.view(-1, self.memory.hidden)[torch.from_numpy(at[chunk.valid]).to(device)]
+        at = (remembered - self._base) * rows + np.arange(rows)[None, :]
+        place = torch.from_numpy(at[chunk.valid]).to(device)
+        picked: Tensor = Picked.apply(output, memories, place, len(before))  # type: ignore[no-untyped-call]
         oldest = int(remembered[-1].min())
-        self._kept, self._base = memories.detach()[oldest - self._base :], oldest
+        self._kept = memories.view(-1, rows, self.memory.hidden)[oldest - self._base :]
+        self._base = oldest
         return index[torch.from_numpy(chunk.valid).to(device)], picked

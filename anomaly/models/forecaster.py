@@ -11,7 +11,7 @@ from anomaly.features import Column
 from anomaly.models.base import SequenceModel, statistics_width
 from anomaly.models.batches import Events
 from anomaly.models.cells import Memory
-from anomaly.models.heads import Prediction, StagedHeads
+from anomaly.models.heads import Asked, StagedHeads
 from anomaly.models.training import Network
 
 
@@ -24,10 +24,10 @@ class ForecasterNetwork(Network):
         self.heads = StagedHeads(numeric, category, hidden, statistics_width(numeric), hidden)
         self.fields = self.heads.fields
 
-    def predict(self, memory: Tensor, events: Events) -> Prediction:
-        """Distributions of the fields of n events from the memory before each, (n, H)."""
-        prediction: Prediction = self.heads(memory, events)
-        return prediction
+    def ask(self, memory: Tensor, events: Events) -> Asked:
+        """Heads that state the fields of n events, given the memory before each, (n, H)."""
+        asked: Asked = self.heads(memory, events)
+        return asked
 
 
 @dataclass(kw_only=True)

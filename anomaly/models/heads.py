@@ -13,7 +13,8 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import groupby
+from itertools import groupby, zip_longest
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,11 +24,11 @@ from torch.nn import functional as fn
 
 from anomaly.features import MISSING, Column
 from anomaly.models.batches import Events
+from anomaly.models.cells import Codes
+from anomaly.models.likelihood import Heads, Layout, Parts, Targets, blocks, judge, mixture, outputs_of
 
 COMPONENTS = 4
-SMALLEST_SCALE = 0.02  # of a mixture component, in encoded units
 RESOLUTION = 0.01  # half the width of a number's bin, in encoded units: repeated prices must not make a loss endless
-LOG_2 = 0.6931471805599453
 EXPLAINED = ("number", "distance", "speed")  # kinds of numbers that the categories of an event may explain
 
 
@@ -88,9 +89,25 @@ class FieldSet:
         return [field.index for field in self.categories]
 
     @cached_property
-    def category_runs(self) -> list[int]:
-        """How many categories in a row have as many codes, run by run."""
-        return [len(list(run)) for _, run in groupby(field.column.size for field in self.categories)]
+    def layout(self) -> Layout:
+        """How the outputs of a network for these fields are arranged."""
+        runs = [(size, len(list(run))) for size, run in groupby(field.column.size for field in self.categories)]
+        tails = tuple(field.column.tail for field in self.numbers)
+        return Layout(tails, COMPONENTS, tuple((number, size) for size, number in runs))
+
+    def targets(self, events: Events) -> Targets:
+        """What happened, as the heads are asked."""
+        value = events.numeric.t()[self.number_index]
+        code = events.category.t()[self.category_index].long()
+        lower, upper = self.borders(torch.nan_to_num(value))
+        first = torch.tensor(self._first_code, device=code.device)
+        return Targets(lower, upper, torch.cat([torch.isnan(value), code == MISSING]), code + first[:, None])
+
+    @cached_property
+    def _first_code(self) -> list[int]:
+        """Where the outputs of each category begin among those of all."""
+        sizes = [field.column.size for field in self.categories]
+        return [sum(sizes[:at]) for at in range(len(sizes))]
 
     @property
     def number_width(self) -> int:
@@ -103,7 +120,7 @@ class FieldSet:
         return sum(field.column.size for field in self.categories)
 
     def borders(self, value: Tensor) -> tuple[Tensor, Tensor]:
-        """Lower and upper border of the bin that holds each value, in encoded units, (n, Kn) each.
+        """Lower and upper border of the bin that holds each value, in encoded units, (Kn, n) each.
 
         A bin reaches `RESOLUTION` to both sides, that of a count at least half-way to the next ones.
         """
@@ -111,10 +128,10 @@ class FieldSet:
         for at, field in enumerate(self.numbers):
             column = field.column
             if column.step:  # counts stand on an asinh scale of unit 1
-                raw = torch.sinh(value[:, at] * column.scale + column.center).round()
+                raw = torch.sinh(value[at] * column.scale + column.center).round()
                 for border, step, outer in ((lower, -column.step, torch.minimum), (upper, column.step, torch.maximum)):
                     half_way = (torch.asinh(raw + step) - column.center) / column.scale
-                    border[:, at] = outer(half_way, border[:, at])
+                    border[at] = outer(half_way, border[at])
         return lower, upper
 
 
@@ -131,126 +148,74 @@ class Prediction:
 
     def losses(self, events: Events) -> Tensor:
         """Negative log-likelihood of each field, (n, K) in nats, >= 0; 0 where the field is missing."""
-        tails = self._tails(events)
-        return torch.cat([tails.losses(), *(loss_of(*pair) for pair in self._pairs(events))], dim=1)
+        return self._judged(events, loss=True)
 
-    @torch.no_grad()
     def errors(self, events: Events) -> Tensor:
         """-ln of each field's tail probability, (n, K) >= 0, higher = stranger; NaN where the field is missing."""
-        tails = self._tails(events)
-        return torch.cat([tails.errors(self.fields), *(error_of(*pair) for pair in self._pairs(events))], dim=1)
+        return self._judged(events, loss=False)
 
-    def judge(self, events: Events) -> tuple[Tensor, Tensor]:
-        """Losses and errors of each field, (n, K) each; errors carry no gradient."""
-        tails, pairs = self._tails(events), self._pairs(events)
-        losses = torch.cat([tails.losses(), *(loss_of(*pair) for pair in pairs)], dim=1)
-        with torch.no_grad():
-            errors = torch.cat([tails.errors(self.fields), *(error_of(*pair) for pair in pairs)], dim=1)
-        return losses, errors
-
-    def _tails(self, events: Events) -> Tails:
-        given = events.numeric[:, self.fields.number_index]
-        missing = torch.isnan(given)
-        lower, upper = self.fields.borders(torch.nan_to_num(given))
-        weight, location, scale = self._mixture
-        a = (upper[:, :, None] - location) / scale
-        b = (lower[:, :, None] - location) / scale
-        return Tails(missing, a, b, weight - fn.softplus(-a), fn.softplus(b), weight)
-
-    def _pairs(self, events: Events) -> list[tuple[Tensor, Tensor]]:
-        """Codes (n, G) and log probabilities (n, G, codes) of each run of categories with as many codes."""
-        code = events.category[:, self.fields.category_index]
-        pairs, first = [], 0
-        for number, logits in zip(self.fields.category_runs, self._runs, strict=True):
-            pairs.append((code[:, first : first + number], fn.log_softmax(logits, dim=2)))
-            first += number
-        return pairs
+    @torch.no_grad()
+    def _judged(self, events: Events, *, loss: bool) -> Tensor:
+        numbers, categories = (part.float().t().contiguous() for part in (self.numbers, self.categories.clone()))
+        return judge(self.fields.layout, numbers, categories, self.fields.targets(events), loss=loss).t()
 
     def quantiles(self, probabilities: Sequence[float]) -> Tensor:
         """Quantiles of the numbers in encoded units, by bisection: (n, Kn, len(probabilities))."""
-        weight, location, scale = self._mixture
+        weight, location, scale = mixture(self.fields.layout.numbers(self.numbers.float().t().contiguous()))
         found = []
         for probability in probabilities:
-            low = (location - 40 * scale).min(dim=2).values
-            high = (location + 40 * scale).max(dim=2).values
+            low = (location - 40 * scale).min(dim=1).values
+            high = (location + 40 * scale).max(dim=1).values
             for _ in range(60):
                 middle = (low + high) / 2
-                z = (middle[:, :, None] - location) / scale
-                below = torch.logsumexp(weight - fn.softplus(-z), dim=2).exp() < probability
+                z = (middle[:, None] - location) / scale
+                below = torch.logsumexp(weight - fn.softplus(-z), dim=1).exp() < probability
                 low, high = torch.where(below, middle, low), torch.where(below, high, middle)
-            found.append((low + high) / 2)
+            found.append((low + high).t() / 2)
         return torch.stack(found, dim=2)
 
     def probabilities(self) -> list[Tensor]:
         """Probability of each code, (n, codes), for each category."""
-        return [fn.softmax(logits, dim=1) for run in self._runs for logits in run.unbind(dim=1)]
-
-    @cached_property
-    def _mixture(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Log weights, locations and scales, each (n, Kn, M)."""
-        parts = self.numbers.float().view(len(self.numbers), len(self.fields.numbers), 3, COMPONENTS).unbind(dim=2)
-        return fn.log_softmax(parts[0], dim=2), parts[1], fn.softplus(parts[2]) + SMALLEST_SCALE
-
-    @cached_property
-    def _runs(self) -> list[Tensor]:
-        """Logits (n, G, codes) of each run of categories with as many codes: many flags are judged at once."""
         sizes = [field.column.size for field in self.fields.categories]
-        widths, at = [], 0
-        for number in self.fields.category_runs:
-            widths.append(number * sizes[at])
-            at += number
-        parts = torch.split(self.categories.float(), widths, dim=1)
-        return [
-            part.reshape(len(part), number, -1) for part, number in zip(parts, self.fields.category_runs, strict=True)
-        ]
+        return [fn.softmax(logits, dim=1) for logits in torch.split(self.categories.float(), sizes, dim=1)]
 
 
 @dataclass(frozen=True)
-class Tails:
-    """What is on either side of the bin from b to a that holds each number, by component: (n, Kn, M) each.
+class Asked:
+    """Heads with their inputs, ready to be asked: all stages of a network for n events.
 
-    Of the bin a component holds sigmoid(a) - sigmoid(b); its log is exact however far out.
-
-    log(sigmoid(a) - sigmoid(b)) = -softplus(-a) - softplus(b) + log(1 - exp(b - a))
+    Each stage is two linear layers on the same inputs (n, d): for its numbers, and for its categories if it has any.
     """
 
-    missing: Tensor  # (n, Kn)
-    a: Tensor
-    b: Tensor
-    below: Tensor  # log of what lies below a
-    above: Tensor  # -log of the share of the component that lies above b
-    weight: Tensor
+    fields: FieldSet
+    stages: Sequence[tuple[Tensor, nn.Linear, nn.Linear | None]]
 
-    def losses(self) -> Tensor:
-        """(n, Kn)."""
-        inside = self.below - self.above + torch.log1p(-torch.exp(self.b - self.a))
-        return (-torch.logsumexp(inside, dim=2)).masked_fill(self.missing, 0.0)
+    @torch.no_grad()
+    def judge(self, events: Events, *, loss: bool) -> Tensor:
+        """Losses, or else errors, of the fields, (n, K); missing ones as in `Prediction`."""
+        layout, targets, parts = self.fields.layout, self.fields.targets(events), self._parts()
+        found = [
+            judge(layout, *outputs_of(parts, rows), targets.block(rows), loss=loss) for rows in blocks(parts[0].inputs)
+        ]
+        return torch.cat(found, dim=1).t()
 
-    def errors(self, fields: FieldSet) -> Tensor:
-        """(n, Kn)."""
-        log_above = torch.logsumexp(self.weight - self.above, dim=2)
-        log_below = torch.logsumexp(self.below, dim=2)
-        twice = (torch.minimum(log_above, log_below) + LOG_2).clamp(max=0.0)
-        tails = {"upper": log_above, "lower": log_below, "both": twice}
-        wanted = [tails[field.column.tail][:, at] for at, field in enumerate(fields.numbers)]
-        error = -torch.stack(wanted, dim=1) if wanted else -log_above
-        return error.clamp(min=0.0).masked_fill(self.missing, torch.nan)
+    def loss(self, events: Events, weight: Tensor, *, errors: bool = True) -> tuple[Tensor, Tensor]:
+        """Sum of all losses, each event by its weight (n,), with a gradient; and the errors (n, K) if wanted."""
+        flat = [one for part in self._parts() for one in part]
+        total, found = Heads.apply(self.fields.layout, self.fields.targets(events), weight, errors, *flat)  # type: ignore[no-untyped-call]
+        return total, found.t()
 
+    def predict(self) -> Prediction:
+        """Distributions of the fields."""
+        numbers = [layer(inputs) for inputs, layer, _ in self.stages]
+        categories = [layer(inputs) for inputs, _, layer in self.stages if layer is not None]
+        return Prediction(self.fields, torch.cat(numbers, dim=1), torch.cat(categories, dim=1))
 
-def loss_of(code: Tensor, logs: Tensor) -> Tensor:
-    """Loss of codes (n, G) under log probabilities (n, G, codes), (n, G); 0 where the code is missing."""
-    return (-logs.gather(2, code[:, :, None]).squeeze(2)).masked_fill(code == MISSING, 0.0)
-
-
-def error_of(code: Tensor, logs: Tensor) -> Tensor:
-    """-ln of the tail, (n, G): all that is no likelier than what happened; NaN where the code is missing."""
-    share = logs.exp()
-    above = share.masked_fill(logs <= logs.gather(2, code[:, :, None]), 0.0)
-    likelier = above.sum(dim=2)
-    tail = (share - above).sum(dim=2).clamp(1e-30, 1.0)
-    # The likeliest code has an error of 0 exactly: most events have it, and calibration ranks them.
-    error = -torch.where(likelier < 0.5, torch.log1p(-likelier), tail.log())
-    return error.masked_fill(code == MISSING, torch.nan)
+    def _parts(self) -> list[Parts]:
+        return [
+            Parts(inputs, numbers.weight, numbers.bias, *((None, None) if more is None else (more.weight, more.bias)))
+            for inputs, numbers, more in self.stages
+        ]
 
 
 class StagedHeads(nn.Module):
@@ -272,7 +237,7 @@ class StagedHeads(nn.Module):
         self.clock = nn.Linear(len(self.circles), width, bias=False)
         given = any(field.column.stage == 3 for field in self.fields.numbers)
         self.known = [field.index for field in self.fields.categories if given and field.column.kind == "category"]
-        self.what = nn.ModuleList(nn.Embedding(category[index].size, width) for index in self.known)
+        self.what = nn.ModuleList(Codes(category[index].size, width) for index in self.known)
         for table in self.what:
             nn.init.normal_(table.weight, std=0.1)  # type: ignore[arg-type]
         # Each stage also sees the remembered averages directly: levels pass through without saturating.
@@ -285,20 +250,19 @@ class StagedHeads(nn.Module):
             codes = sum(field.column.size for field in self.fields.categories if field.column.stage == stage)
             self.categories.append(linear(width + statistics, codes))
 
-    def forward(self, memory: Tensor, events: Events) -> Prediction:
-        """Predict the fields of n events from the memory before each, (n, H)."""
+    def forward(self, memory: Tensor, events: Events) -> Asked:
+        """Ask for the fields of n events from the memory before each, (n, H)."""
         first, second = self.base(torch.cat([memory, events.statistics], dim=1)).chunk(2, dim=1)
         second = second + self.clock(events.numeric[:, self.circles])
         parts = [first, second]
         if self.known:
-            what = [table(events.category[:, at]) for at, table in zip(self.known, self.what, strict=True)]
-            parts.append(second + torch.stack(what).sum(dim=0))
-        stages = [torch.cat([fn.silu(part), events.statistics], dim=1) for part in parts]
-        return Prediction(
-            self.fields,
-            torch.cat([head(part) for head, part in zip(self.numbers, stages, strict=True)], dim=1),
-            torch.cat([head(part) for head, part in zip(self.categories, stages[:2], strict=True)], dim=1),
-        )
+            what = second
+            for at, table in zip(self.known, self.what, strict=True):
+                what = what + table(events.category[:, at].long())
+            parts.append(what)
+        inputs = [torch.cat([fn.silu(part), events.statistics], dim=1) for part in parts]
+        layers: list[list[Any]] = [list(self.numbers), list(self.categories)]
+        return Asked(self.fields, list(zip_longest(inputs, *layers)))
 
 
 def linear(inputs: int, outputs: int) -> nn.Linear:

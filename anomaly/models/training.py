@@ -27,7 +27,7 @@ from anomaly.errors import ArtifactError, ParameterError
 from anomaly.evidence import combine_fields, rank_surprise, surroundings
 from anomaly.models.batches import Events, Plan, Table
 from anomaly.models.cells import Memory, Reader
-from anomaly.models.heads import FieldSet, Prediction
+from anomaly.models.heads import Asked, FieldSet, Prediction
 from anomaly.sequences import Sequences
 
 Mask = NDArray[np.bool_]
@@ -44,9 +44,13 @@ class Network(nn.Module):
     memory: Memory
     fields: FieldSet
 
+    def ask(self, memory: Tensor, events: Events) -> Asked:
+        """Heads that state the fields of n events, given the memory before each, (n, H)."""
+        raise NotImplementedError
+
     def predict(self, memory: Tensor, events: Events) -> Prediction:
         """Distributions of the fields of n events from the memory before each, (n, H)."""
-        raise NotImplementedError
+        return self.ask(memory, events).predict()
 
     def extra_loss(self, memory: Tensor, index: Tensor, table: Table, weight: Tensor) -> Tensor:  # noqa: ARG002
         """Loss beyond the likelihood of the events themselves, a scalar; `weight` (N,) is that of all events."""
@@ -143,7 +147,7 @@ class Trainer:
         self.weight = train.astype(np.float32)
         gap = sequences.typical_gap(train)
         self.scales = [factor * gap for factor in ROBUST_GAPS if gap]
-        self.optimizer = torch.optim.Adam(network.parameters(), lr=training.learning_rate)
+        self.optimizer = torch.optim.Adam(network.parameters(), lr=training.learning_rate, fused=True)
         self.run = Run()
         self.best: dict[str, Tensor] = {}
 
@@ -206,16 +210,14 @@ class Trainer:
                 with autocast(device):
                     index, memory = reader.read(chunk)
                     events = Events.pick(self.table, index)
-                    prediction = self.network.predict(memory, events)
                     chosen = weight[index]
-                    losses, found = prediction.judge(events)
-                    summed = (losses.sum(dim=1) * chosen).sum()
+                    summed, found = self.network.ask(memory, events).loss(events, chosen)
                     extra = self.network.extra_loss(memory, index, self.table, weight)
                 number = float(chosen.sum())
                 loss = summed / max(1.0, number) + extra
                 self.optimizer.zero_grad(set_to_none=True)
                 loss.backward()  # type: ignore[no-untyped-call]
-                nn.utils.clip_grad_norm_(self.network.parameters(), self.training.clip)
+                nn.utils.clip_grad_norm_(self.network.parameters(), self.training.clip, foreach=True)
                 self.optimizer.step()
                 total, count = total + float(summed.detach()), count + number
                 if errors is None:
@@ -319,7 +321,7 @@ def evaluate(network: Network, table: Table, sequences: Sequences, mask: Mask) -
     """Mean loss per event over the events of `mask`, each after its whole history."""
     total, count = 0.0, 0
     for events, memory, _ in scan(network, table, sequences, mask):
-        total += float(network.predict(memory, events).losses(events).sum())
+        total += float(network.ask(memory, events).judge(events, loss=True).sum())
         count += len(memory)
     return total / max(1, count)
 
