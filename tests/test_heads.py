@@ -62,7 +62,10 @@ def mixture(prediction: Prediction, column: Column) -> tuple[oracles.Float, orac
 def test_fields_are_the_scored_columns_by_stage_numbers_first() -> None:
     assert NAMES == ["time:gap", "amount", "balance", "count:1h", "shop", "first:shop"]
     assert len(FIELDS) == len(NAMES)
-    repeated = [NAMES.index("count:1h"), NAMES.index("first:shop")]  # they say again what they said of the events before
+    repeated = [
+        NAMES.index("count:1h"),
+        NAMES.index("first:shop"),
+    ]  # they say again what they said of the events before
     assert (FIELDS.evidence_weight[repeated] == 0).all()
     assert (np.delete(FIELDS.evidence_weight, repeated) > 0).all()
     assert drawn(0, 3).errors(events_of(torch.zeros(3, len(NUMERIC)))).shape == (3, len(NAMES))
