@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 
 from anomaly.errors import ParameterError
 from anomaly.features import GIVEN
-from anomaly.scorer import EVERYBODY, LN_10
 from anomaly.thresholds import case_numbers
 
 LONGEST_TEXT = 60
@@ -269,7 +268,7 @@ def _own_past(told: Mapping[str, Any]) -> str:
 
 
 def _among_everybody(surprise: float | None) -> str:
-    """How rare the number is among those of all entities; said only from where it counts."""
+    """How rare the number is among those of all entities; said only of what is rare."""
     rarity = _rarity(surprise) if surprise is not None and surprise >= EVERYBODY_SURPRISE else ""
     return f"{rarity} among everybody" if rarity else ""
 
@@ -349,6 +348,8 @@ def _flag(told: Mapping[str, Any]) -> str:
     value = f" '{text}'" if text and text not in ("yes", "no") else ""
     if what == "first":
         events = told.get("past_events")
+        if told.get("past_same") and (told.get("surprise") or 0.0) > NOTABLE_SURPRISE:
+            return f"{name}{value} met only lately"
         since = f" in {events + 1:,} events" if events and not denied else ""
         return f"{'not the first time' if denied else 'first time'} at {name}{value}{since}"
     if what == "changed":
@@ -428,7 +429,7 @@ def _clip(text: str | None) -> str:
 
 _SPANS = (("s", 1.0, 60.0), ("min", 60.0, 60.0), ("h", 3600.0, 48.0), ("d", 86400.0, math.inf))
 _SHORT = {"s": "s", "m": "min", "h": "h", "d": "d"}
-EVERYBODY_SURPRISE = EVERYBODY["threshold"] / LN_10  # from where it counts
+EVERYBODY_SURPRISE = 3.0  # from 1 in 1,000 on it is said
 _EXTREMES = {
     "number": ("lowest", "highest"),
     "duration": ("shortest", "longest"),

@@ -20,7 +20,7 @@ from safetensors.numpy import load, save
 
 from anomaly.errors import ArtifactError
 
-FORMAT = 1
+FORMAT = 2
 MANIFEST = "manifest.json"
 _OWN = re.compile(r".+-[0-9a-f]{12}\.safetensors(\.part)?|manifest\.json\.part")  # what a save leaves beside it
 

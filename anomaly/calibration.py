@@ -169,7 +169,7 @@ class TailCalibrator:
         # p falls along values_, so the last point with at_ >= p is found among the negated levels.
         j = np.clip(np.searchsorted(-self.at_, -p, side="right") - 1, 0, last)
         k = np.minimum(j + 1, last)
-        level = self._level()
+        level = self.levels()
         gap = level[j] - self.at_[k]
         share = np.divide(level[j] - p, gap, out=np.zeros_like(p), where=(gap > 0) & (level[j] >= p))
         x = np.asarray(self.values_[j] + share * (self.values_[k] - self.values_[j]))
@@ -223,7 +223,7 @@ class TailCalibrator:
         right = np.minimum(np.searchsorted(self.values_, x, side="left"), last)
         left = np.maximum(right - 1, 0)
         p: Floats = np.array(self.at_[right])
-        level = self._level()
+        level = self.levels()
         inside = (level[left] > p) & (x > self.values_[left]) & (x < self.values_[right])
         if inside.any():
             a, b = self.values_[left[inside]], self.values_[right[inside]]
@@ -233,8 +233,8 @@ class TailCalibrator:
         p[np.isnan(x)] = np.nan
         return p
 
-    def _level(self) -> Floats:
-        """Level of p just above each kept value: continuous, so that rounding makes no step of 1 / n; an atom steps."""
+    def levels(self) -> Floats:
+        """Level of p just above each kept value, (k,): continuous, so that rounding makes no step; an atom steps."""
         few = (_FEWEST_EQUAL - 0.5) / (self.n_ + 1.0) if self.n_ >= _FEWEST_SMOOTH else 0.0
         return np.where(self.at_ - self.above_ < max(ATOM, few), self.at_, self.above_)
 
@@ -249,7 +249,7 @@ class TailCalibrator:
 
     def _log_tail(self, x: Floats) -> Floats:
         """Natural log of p for values beyond the threshold."""
-        base = float(np.log(self._level()[-1]))
+        base = float(np.log(self.levels()[-1]))
         with np.errstate(over="ignore"):
             z = x - self.values_[-1]
             if self.shape_ == 0:

@@ -24,7 +24,7 @@ from anomaly.counterfactual import Judge, counterfactuals
 from anomaly.digest import Source, calibration_check, decide, money_field, report_data
 from anomaly.errors import ArtifactError, InputError, NotFittedError, ParameterError
 from anomaly.explain import expected_range, explain
-from anomaly.features import Encoder
+from anomaly.features import Encoder, entity_offsets
 from anomaly.history import When, as_events, as_seconds, split
 from anomaly.ingest import Events, utc_time
 from anomaly.injections import inject, possible_kinds
@@ -40,7 +40,7 @@ from anomaly.report import write_report
 from anomaly.schema import Schema
 from anomaly.score_table import score_table, statuses
 from anomaly.scorer import LEAST_LOG_P, Combination, Errors, Scorer
-from anomaly.sequences import Sequences
+from anomaly.sequences import Sequences, typical_gap
 from anomaly.thresholds import Threshold, usual_rule
 
 Float = NDArray[np.float64]
@@ -71,8 +71,9 @@ class Detector:
     hidden : int
         Size of the memory of each model.
     quarantine_hours : float, optional
-        Age at which an event enters the memory. By default 30 times the typical gap between two events of an entity
-        (at most a tenth of the history), so that a run of fraud cannot explain itself away. 0 = at once.
+        Age at which an event enters the memory, and a value is no longer new to its entity. By default 30 times the
+        typical gap between two events of an entity (at most a tenth of the history), so that a run of fraud cannot
+        explain itself away. 0 = at once.
     epochs : int, optional
         Most passes over the history; by default enough for about 600 steps, between 4 and 60.
     seed : int
@@ -157,10 +158,11 @@ class Detector:
         frame = read.frame if end is None else read.frame.filter(pl.col("time") < end)
         train, stop, held = split(frame["time"].to_numpy())
         self.models_ = ()  # a fit that breaks off leaves no half of a detector
-        self.encoder_ = Encoder(self.schema).fit(frame, train)
+        time = frame["time"].to_numpy()
+        self.gap_ = typical_gap(time, entity_offsets(frame["entity"]), train)
+        self.quarantine_ = self._quarantine(float(time.max() - time.min()))
+        self.encoder_ = Encoder(self.schema, lately=self.quarantine_).fit(frame, train)
         sequences = self.encoder_.transform(frame)
-        self.gap_ = sequences.typical_gap(train)
-        self.quarantine_ = self._quarantine(sequences)
         models = self._make_models()
         for model in models:
             with TrainingBar(model.name, show=progress) as bar:
@@ -177,15 +179,14 @@ class Detector:
         self.models_ = models
         self.population_ = Population(self.encoder_.numeric).fit(sequences.numeric[models[-1].kept(train)])
         self._calibrate(frame, sequences, held)
-        time = frame["time"]
         self.fitted_: dict[str, Any] = {
             "events": len(frame),
             "entities": len(sequences.entity),
             "train": int(train.sum()),
             "stop": int(stop.sum()),
             "held_out": int(held.sum()),
-            "first": float(time.min() or 0.0),  # type: ignore[arg-type]
-            "last": float(time.max() or 0.0),  # type: ignore[arg-type]
+            "first": float(time.min()),
+            "last": float(time.max()),
             "held_out_since": float(sequences.time[held].min()),
             "rejected": len(read.rejects),
             "check": self.check_,
@@ -519,10 +520,10 @@ class Detector:
         found = recall_by_kind(caught, copies)
         return pl.DataFrame([{"kind": kind, **values} for kind, values in found.items()])
 
-    def _quarantine(self, sequences: Sequences) -> float:
+    def _quarantine(self, span: float) -> float:
         if self.quarantine_hours is not None:
             return self.quarantine_hours * 3600.0
-        return float(min(QUARANTINE_GAPS * self.gap_, 0.1 * (sequences.time.max() - sequences.time.min())))
+        return float(min(QUARANTINE_GAPS * self.gap_, 0.1 * span))
 
     def _settings(self) -> dict[str, str]:
         fitted: Mapping[str, Any] = self.fitted_

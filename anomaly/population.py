@@ -36,6 +36,7 @@ class Population:
     def __init__(self, numeric: Sequence[Column]) -> None:
         self.index = [at for at, column in enumerate(numeric) if column.kind == "number" and column.scored]
         self.fields = tuple(replace(numeric[at], name=POPULATION + numeric[at].name) for at in self.index)
+        self.signs = tuple(_signs(column) for column in self.fields)
         self.tails_: tuple[TailCalibrator | None, ...] = ()
 
     def fit(self, numeric: NDArray[np.float32]) -> Population:

@@ -17,7 +17,7 @@ from anomaly.breakdown import before
 from anomaly.evidence import SOFT_THRESHOLD, loud
 from anomaly.features import WINDOWS, Encoder
 from anomaly.scorer import Errors, Scorer
-from anomaly.sequences import Sequences, microseconds
+from anomaly.sequences import MOST_RECENT, MOST_WAITING, Sequences, microseconds
 
 Float = NDArray[np.float64]
 Int = NDArray[np.int64]
@@ -67,7 +67,15 @@ class Rescorer:
         longest = max(scorer.combination.scales, default=0.0)
         self._fresh = scorer.fresh(errors(self._base, before(self._base, mask, longest)))
         self._total = np.concatenate([[0.0], np.cumsum(loud(self._fresh))])
+        self._room = self._rooms(longest)
         self._short = _needed(self.frame, self._start, self.last, categorical)
+
+    def _rooms(self, longest: float) -> Int:
+        """How many versions each history may have behind it in one sequence, (H,), before it forgets for them."""
+        base, last = self._base, self.last
+        kept = [(self._quarantine / 1e6, MOST_WAITING), (longest, MOST_RECENT - 1)]
+        rooms = [most - (last - base.lagged(seconds)[last]) for seconds, most in kept if seconds]
+        return np.asarray(np.maximum(np.min([np.full(len(last), MOST_WAITING), *rooms], axis=0), 1), dtype=np.int64)
 
     def unusual_before(self, history: int) -> Int:
         """Positions within the history of the events in its last event's longest window that were rare by themselves.
@@ -127,16 +135,22 @@ class Rescorer:
     def _grouped(self, which: Int, time: Float) -> tuple[Int, Int, Int]:
         """Where each version's history ends; the versions by group and time; and the group of each.
 
-        Within a group all times lie closer than the quarantine; without a quarantine each version is one.
+        Within a group all times lie closer than the quarantine, and there are no more versions than leave the bounds of
+        a memory alone; without a quarantine each version is one.
         """
         border = self.last[which]
         if self._quarantine:
             span = (microseconds(time) - microseconds(self._base.time[border])) // self._quarantine
-            key = np.stack([which, span], axis=1)
         else:
-            key = np.stack([which, np.arange(len(which))], axis=1)
-        group = np.unique(key, axis=0, return_inverse=True)[1].reshape(-1)
-        return border, np.lexsort([time, group]), group
+            span = np.arange(len(which))
+        order = np.lexsort([time, span, which])
+        key = np.stack([which, span], axis=1)[order]
+        begins = np.flatnonzero(np.any(np.diff(key, axis=0, prepend=key[:1] - 1), axis=1))
+        within = np.arange(len(which)) - np.repeat(begins, np.diff([*begins, len(which)]))
+        key = np.concatenate([key, (within // self._room[key[:, 0]])[:, None]], axis=1)
+        group = np.empty(len(which), dtype=np.int64)
+        group[order] = np.unique(key, axis=0, return_inverse=True)[1].reshape(-1)
+        return border, order, group
 
     def _behind(
         self, which: Int, numeric: NDArray[np.float32], category: NDArray[np.int32], time: Float, order: Int, group: Int

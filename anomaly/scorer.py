@@ -3,7 +3,8 @@
 Three steps, the same for a table and for a stream:
 
 1. *The event on its own*: the surprises of its fields, of all models, weighted and summed (`evidence.combine_fields`),
-   and calibrated on the held-out slice.
+   and calibrated on the held-out slice; or how rare its numbers are among everybody's, if that is rarer by far. The
+   smaller of two p-values, of which one counts less, is a weighted Tippett test (1931).
 2. *Its entity's recent past*: evidence at several time scales from what the events before it were on their own.
    Frauds come in runs. Columns that are sums over earlier events already do not count here: their surprises repeat
    themselves from event to event, in busy weeks as in frauds.
@@ -22,7 +23,6 @@ from numpy.typing import NDArray
 
 from anomaly.calibration import TailCalibrator
 from anomaly.evidence import (
-    LOUDEST,
     combine_fields,
     field_nats,
     measure_dependence,
@@ -30,15 +30,16 @@ from anomaly.evidence import (
     surroundings,
     window_evidence,
 )
-from anomaly.features import Column
+from anomaly.features import OTHER_WEIGHT, Column
 from anomaly.sequences import Sequences
 
 Float = NDArray[np.float64]
 Errors = Mapping[str, NDArray[np.float32]]  # by model: -ln of each field's tail probability, (N, K)
 
 LN_10 = float(np.log(10.0))
-# What is rare for everybody is often usual for a customer who pays much: it counts once 1 in 1,100 does it.
-EVERYBODY: Mapping[str, float] = {"threshold": LOUDEST, "gentle": 0.0}
+POPULATION = "population"  # among the models: what is rare among everybody
+NEVER = 1e9  # nats: so much less counts what is never to count (infinity is no JSON number)
+MURMUR = 2.0  # nats of evidence at each scale that say nothing: about 1 in 7 normal pasts is as strange
 LEAST_LOG_P = -690.0  # exp of it is still a number above 0
 BEYOND_DOUBT = 10.0  # nats; among normal events 1 in 22,000 has neighbours so strange
 SUSPECT_SHARE = 0.03  # of the held-out events, those amid the strangest runs: they teach nothing about normal
@@ -53,10 +54,10 @@ class Said(dict[str, NDArray[np.float32]]):
         super().__init__(errors)
         self._nats: dict[str, tuple[Float, NDArray[np.bool_]]] = {}
 
-    def nats(self, name: str, rule: Mapping[str, float]) -> tuple[Float, NDArray[np.bool_]]:
+    def nats(self, name: str) -> tuple[Float, NDArray[np.bool_]]:
         """Nats of the fields of a model, (N, K), and the events of which it says nothing, (N,)."""
         if name not in self._nats:
-            self._nats[name] = field_nats(self[name], **rule), np.asarray(np.isnan(self[name]).all(axis=1))
+            self._nats[name] = field_nats(self[name]), np.asarray(np.isnan(self[name]).all(axis=1))
         return self._nats[name]
 
 
@@ -67,14 +68,16 @@ class Combination:
     Attributes
     ----------
     other : float
-        Weight of the fields that the schema does not name, beside 1 for the numbers that it does.
+        Weight of the fields that the schema does not name, beside 1 for the numbers that it does. What is new to an
+        entity counts more, in proportion (see `anomaly.features`).
     autoencoder : float
         Weight of the autoencoder beside the forecaster. It has seen the event that it judges, and ranks worse for it.
     population : float
-        Weight of what is rare among everybody (see `anomaly.population`).
+        Nats by which what is rare among everybody (see `anomaly.population`) counts less than what is rare for the
+        entity: to a customer who pays much, much is usual. `NEVER` = it does not count.
     evidence : float
-        What the first nat of evidence from the recent past counts, at each scale, beside a nat of the event's own
-        surprise.
+        What the first nat of evidence from the recent past beyond `MURMUR` counts, at each scale, beside a nat of the
+        event's own surprise.
     ceiling : float
         What the recent past can add at most, in nats. It tells that the entity is probably in a thief's hands, and no
         more than that: the odds of each event rise by a factor, however long the run was. 0 = the past is left out.
@@ -82,21 +85,21 @@ class Combination:
         Lengths of the windows in seconds, rising.
     """
 
-    other: float = 0.3
+    other: float = OTHER_WEIGHT
     autoencoder: float = 0.3
-    population: float = 1.0
-    evidence: float = 0.4
-    ceiling: float = 5.0
+    population: float = 3.0
+    evidence: float = 0.7
+    ceiling: float = 4.0
     scales: tuple[float, ...] = ()
 
     def model_weight(self, name: str) -> float:
         """Weight of a model's statistic."""
-        known: dict[str, float] = {"autoencoder": self.autoencoder, "population": self.population}
-        return known.get(name, 1.0)
+        return self.autoencoder if name == "autoencoder" else 1.0
 
     def field_weights(self, columns: Sequence[Column]) -> Float:
         """Weights of a model's fields, (K,)."""
-        return np.array([1.0 if column.weight == 1.0 else self.other for column in columns])
+        weights = np.array([column.weight for column in columns])
+        return np.where(weights == 1.0, 1.0, weights * (self.other / OTHER_WEIGHT))
 
     def own(self, errors: Errors, fields: Mapping[str, Sequence[Column]], *, fresh: bool = False) -> Float:
         """Statistic of each event on its own, (N,); higher = stranger, NaN = no model says anything.
@@ -104,16 +107,15 @@ class Combination:
         `fresh` leaves out the columns that sum up the events before: what is left can be added up over a run.
         """
         parts: list[Float] = []
-        for name, columns in fields.items():
+        for name, columns in models(fields).items():
             weights = self.field_weights(columns)
             if fresh:
                 weights = np.where([column.cumulative for column in columns], 0.0, weights)
-            rule = EVERYBODY if name == "population" else {}
             if isinstance(errors, Said):
-                nats, silent = errors.nats(name, rule)
+                nats, silent = errors.nats(name)
                 said = np.where(silent, np.nan, nats @ weights)
             else:
-                said = combine_fields(errors[name], weights, **rule)
+                said = combine_fields(errors[name], weights)
             parts.append(self.model_weight(name) * said)
         every: Float = np.stack(parts)
         return np.asarray(np.where(np.isnan(every).all(axis=0), np.nan, np.nan_to_num(every).sum(axis=0)))
@@ -121,18 +123,39 @@ class Combination:
     def terms(self, errors: Errors, fields: Mapping[str, Sequence[Column]]) -> dict[str, Float]:
         """What each field adds to the statistic `own`, (N, K) by model: >= 0, and their sum is the statistic."""
         return {
-            name: self.model_weight(name)
-            * self.field_weights(columns)
-            * field_nats(errors[name], **(EVERYBODY if name == "population" else {}))
-            for name, columns in fields.items()
+            name: self.model_weight(name) * self.field_weights(columns) * field_nats(errors[name])
+            for name, columns in models(fields).items()
         }
+
+    def either(self, own: Float, everybody: Float) -> Float:
+        """The event's surprise for its entity, or among everybody where that is larger; (N,) each, in nats."""
+        silent = np.isnan(own) & np.isneginf(everybody)
+        return np.where(silent, np.nan, np.maximum(np.fmax(own, everybody - self.population), 0.0))
+
+    def heard(self, evidence: Float) -> Float:
+        """What of the evidence at each scale, (N, W) in nats, says something: what it exceeds `MURMUR` by."""
+        return np.asarray(np.maximum(evidence - MURMUR, 0.0))
 
     def total(self, surprise: Float, evidence: Float) -> Float:
         """The event's own surprise (N,) and what its recent past adds, both in nats; evidence at each scale (N, W)."""
         if not self.ceiling:
             return surprise
-        past = self.evidence * evidence.sum(axis=1)
+        past = self.evidence * self.heard(evidence).sum(axis=1)
         return np.asarray(surprise - self.ceiling * np.expm1(-past / self.ceiling))
+
+
+def models(fields: Mapping[str, Sequence[Column]]) -> dict[str, Sequence[Column]]:
+    """The models among the names that say something, without the population."""
+    return {name: columns for name, columns in fields.items() if name != POPULATION}
+
+
+def everybody(errors: Errors) -> Float:
+    """How rare the rarest number of each event is among everybody's, (N,) in nats; -inf = nothing is said."""
+    said = errors.get(POPULATION)
+    if said is None or not said.shape[1]:
+        return np.full(len(next(iter(errors.values()))), -np.inf)
+    loudest = np.where(np.isnan(said), -np.inf, said).max(axis=1)
+    return np.asarray(loudest - np.log(said.shape[1]), dtype=np.float64)  # the smallest of P p-values (Bonferroni)
 
 
 @dataclass(frozen=True)
@@ -158,11 +181,12 @@ class Judgement:
 class Past:
     """What N events said, before it is weighed.
 
-    own : (N,) statistic of each event on its own; fresh : (N,) nats that it adds to evidence; sums, number : (N, W)
-    over the windows before it.
+    own : (N,) statistic of each event on its own; everybody : (N,) nats among everybody; fresh : (N,) nats that it adds
+    to evidence; sums, number : (N, W) over the windows before it.
     """
 
     own: Float
+    everybody: Float
     fresh: Float
     sums: Float
     number: Float
@@ -210,7 +234,7 @@ class Scorer:
             for column, values in zip(columns, errors[name][normal].T, strict=True):
                 if np.isfinite(values).any():
                     calibrators[f"{name}.{column.name}"] = TailCalibrator().fit(np.minimum(values, 1e6))
-            if name != "population":
+            if name != POPULATION:
                 calibrators[name] = TailCalibrator().fit(self._alone({name: errors[name][normal]}, name))
         weighed, busy = self.weigh(past, held), _busy(past.number[held])
         usual = normal[held]
@@ -235,7 +259,7 @@ class Scorer:
             name: self.combination.own(errors, self.fields, fresh=name == "fresh") for name in ("own", "fresh")
         }
         self.calibrators_ = {name: TailCalibrator().fit(values[held]) for name, values in statistics.items()}
-        past = self._past(statistics["own"], statistics["fresh"], sequences)
+        past = self._past(statistics["own"], everybody(errors), statistics["fresh"], sequences)
         usual = held & ~suspects(sequences, past.fresh, self.combination.scales, held)
         self.dependence_ = measure_dependence(past.sums[usual], past.number[usual])
         return usual, past
@@ -243,11 +267,11 @@ class Scorer:
     def past(self, errors: Errors, sequences: Sequences) -> Past:
         """What `weigh` needs of N events."""
         own, fresh = (self.combination.own(errors, self.fields, fresh=fresh) for fresh in (False, True))
-        return self._past(own, fresh, sequences)
+        return self._past(own, everybody(errors), fresh, sequences)
 
     def weigh(self, past: Past, chosen: NDArray[np.bool_]) -> Float:
         """Nats that speak against each event of `chosen`, (N,) bool, its past included; (n,)."""
-        own = -self.calibrators_["own"].log_p(past.own[chosen])
+        own = self.combination.either(-self.calibrators_["own"].log_p(past.own[chosen]), past.everybody[chosen])
         return self.combination.total(own, window_evidence(past.number[chosen], past.sums[chosen], self.dependence_))
 
     def judge(self, errors: Errors, sequences: Sequences, mask: NDArray[np.bool_] | None = None) -> Judgement:
@@ -274,7 +298,7 @@ class Scorer:
             if name in self.calibrators_
         }
         evidence = window_evidence(number, sums, self.dependence_)
-        total = self.combination.total(self.own(errors), evidence)
+        total = self.combination.total(self.alone(errors), evidence)
         return Judgement(models, self._calibrated(total, _busy(number)), evidence.max(axis=1, initial=0.0))
 
     def past_alone(self, sums: Float, number: Float) -> Float:
@@ -282,8 +306,12 @@ class Scorer:
         total = self.combination.total(np.zeros(len(sums)), window_evidence(number, sums, self.dependence_))
         return self._calibrated(total, _busy(number))
 
+    def alone(self, errors: Errors) -> Float:
+        """Surprise of each event on its own, for its entity or among everybody, (N,) in nats."""
+        return self.combination.either(self.own(errors), everybody(errors))
+
     def own(self, errors: Errors) -> Float:
-        """-ln p of each event on its own, (N,)."""
+        """-ln p of each event on its own, for its entity, (N,)."""
         return -self.calibrators_["own"].log_p(self.combination.own(errors, self.fields))
 
     def fresh(self, errors: Errors) -> Float:
@@ -329,9 +357,9 @@ class Scorer:
         """The combination as plain JSON values."""
         return asdict(self.combination)
 
-    def _past(self, own: Float, fresh: Float, sequences: Sequences) -> Past:
+    def _past(self, own: Float, everybody: Float, fresh: Float, sequences: Sequences) -> Past:
         nats = -self.calibrators_["fresh"].log_p(fresh)
-        return Past(own, nats, *recent_sums(sequences, nats, self.combination.scales))
+        return Past(own, everybody, nats, *recent_sums(sequences, nats, self.combination.scales))
 
     def _alone(self, errors: Errors, name: str) -> Float:
         """Statistic of one model, (N,)."""

@@ -18,6 +18,11 @@ from numpy.typing import NDArray
 
 from anomaly.errors import InputError
 
+# What is carried from event to event is bounded, however busy an entity: in a table as in a stream.
+MOST_RECENT = 1000  # events in any window, the present one included; of a busier entity the last so many
+MOST_WAITING = 200  # events that wait out the quarantine; with more of them the oldest enters the memory early
+MOST_VALUES = 300  # values of a category that an entity is known to have met; once so many, a new one is always new
+
 _MOST_KEPT = 8  # windows: those of the robust weights, to both sides
 _LARGEST_KEY = 4e18  # microseconds; a block of entities whose summed spans stay below this fits into int64
 
@@ -95,14 +100,14 @@ class Sequences:
         return np.arange(len(self)) - np.repeat(self.offsets[:-1], self.lengths)
 
     def lagged(self, seconds: float) -> NDArray[np.int64]:
-        """Index of each event's first companion that is younger than `seconds`; see `lagged`."""
-        return self._kept("lagged", seconds, lambda: lagged(self.time, self.offsets, seconds))
+        """Index of each event's first companion among the last `MOST_RECENT` younger than `seconds`; see `lagged`."""
+        return self._kept("lagged", seconds, lambda: lagged(self.time, self.offsets, seconds, MOST_RECENT))
 
     def leading(self, seconds: float) -> NDArray[np.int64]:
         """Index of each event's last companion that is less than `seconds` later; the mirror of `lagged`."""
         last = len(self) - 1
         backward = -self.time[::-1], last + 1 - self.offsets[::-1]
-        return self._kept("leading", seconds, lambda: last - lagged(*backward, seconds)[::-1])
+        return self._kept("leading", seconds, lambda: last - lagged(*backward, seconds, MOST_RECENT)[::-1])
 
     def _kept(self, name: str, seconds: float, find: Callable[[], NDArray[np.int64]]) -> NDArray[np.int64]:
         """Keep the last few answers: the same windows are asked for after each epoch, and in each trial."""
@@ -115,10 +120,7 @@ class Sequences:
 
     def typical_gap(self, mask: NDArray[np.bool_]) -> float:
         """Median seconds from one event of an entity to the next one at a later time, those of `mask`; 0 if none."""
-        later = mask & (self.position > 0)
-        gap = self.time[later] - self.time[np.flatnonzero(later) - 1]
-        gap = gap[gap > 0]
-        return float(np.median(gap)) if len(gap) else 0.0
+        return typical_gap(self.time, self.offsets, mask)
 
     def take(self, which: NDArray[np.int64]) -> Sequences:
         """Return the sequences numbered `which`, whole and in that order."""
@@ -135,12 +137,29 @@ class Sequences:
         )
 
 
+def typical_gap(time: NDArray[np.float64], offsets: NDArray[np.int64], mask: NDArray[np.bool_]) -> float:
+    """Median seconds from one event of an entity to the next one at a later time, those of `mask`; 0 if none.
+
+    Examples
+    --------
+    >>> typical_gap(np.array([0.0, 5.0, 5.0, 100.0]), np.array([0, 3, 4]), np.ones(4, dtype=bool))
+    5.0
+    """
+    later = mask.copy()
+    later[offsets[:-1]] = False
+    gap = time[later] - time[np.flatnonzero(later) - 1]
+    gap = gap[gap > 0]
+    return float(np.median(gap)) if len(gap) else 0.0
+
+
 def microseconds(time: NDArray[np.float64]) -> NDArray[np.int64]:
     """Seconds as whole microseconds, so that window borders are compared exactly, in a batch as in a stream."""
     return np.asarray(np.rint(time * 1e6), dtype=np.int64)
 
 
-def lagged(time: NDArray[np.float64], offsets: NDArray[np.int64], seconds: float) -> NDArray[np.int64]:
+def lagged(
+    time: NDArray[np.float64], offsets: NDArray[np.int64], seconds: float, most: int | None = None
+) -> NDArray[np.int64]:
     """Index of the first event of the same entity with a time later than that of the event less `seconds`.
 
     One search serves windows and memories: with ``lag = lagged(time, offsets, w)`` the window ``(t - w, t]`` of event i
@@ -154,6 +173,8 @@ def lagged(time: NDArray[np.float64], offsets: NDArray[np.int64], seconds: float
         Borders of the sequences.
     seconds : float
         Length of the window, above 0. Compared in whole microseconds.
+    most : int, optional
+        Events of a window, the event itself included: of more, the last so many.
 
     Returns
     -------
@@ -179,7 +200,10 @@ def lagged(time: NDArray[np.float64], offsets: NDArray[np.int64], seconds: float
         base = np.cumsum(span[members]) - span[members] - micros[first[members]]
         key = micros[start:stop] + np.repeat(base, np.diff(offsets)[members])
         lag[start:stop] = start + np.searchsorted(key, key - round(seconds * 1e6), side="right")
-    return np.minimum(np.maximum(lag, np.repeat(first, np.diff(offsets))), np.arange(len(time)))
+    index = np.arange(len(time))
+    if most is not None:
+        lag = np.maximum(lag, index - (most - 1))
+    return np.minimum(np.maximum(lag, np.repeat(first, np.diff(offsets))), index)
 
 
 def _require(holds: bool, name: str, expected: object, got: object) -> None:

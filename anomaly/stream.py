@@ -1,91 +1,51 @@
 """Stream: one event in, one score out, with each entity's state carried.
 
-Scores equal those of `Detector.score` on the same events: the same definitions, kept up event by event. An entity's
-state is what its features need of the last seven days, the surprises of the last events at each scale of the evidence,
-the events that still wait out the quarantine, and one state of the memory per model; its size does not grow with the
-length of the history (only with the values it has met).
+Scores equal those of `Detector.score` on the same events: the same definitions, kept up event by event, in plain arrays
+and numbers (see `anomaly.models.plain` and `anomaly.single`): one event costs little more than what it computes. What
+is carried of an entity is an `EntityState`, bounded however long its history and however busy it is.
 """
 
 from __future__ import annotations
 
 import math
-from collections import deque
 from collections.abc import Mapping
-from copy import deepcopy
-from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
+from anomaly.artifacts import pack_text, read_artifact, unpack_text, write_artifact
 from anomaly.detector import Detector
-from anomaly.errors import OrderError
-from anomaly.evidence import loud
+from anomaly.entity_state import EntityState, nested_sums, pack_states, unpack_states, value_key
+from anomaly.errors import ArtifactError, OrderError
 from anomaly.features import (
     CIRCLES,
+    EARTH_RADIUS_KM,
     FARTHEST,
     FIRST_CODE,
     LARGEST_AMOUNT,
     MISSING,
     MONDAY,
     NO,
+    SHORTEST_TRIP_SECONDS,
     UNSEEN,
     WINDOWS,
     YES,
-    great_circle_km,
-    speed_kmh,
 )
 from anomaly.ingest import ParsedEvent, parse_event
-from anomaly.models.backbones import State
-from anomaly.models.base import averaged
-from anomaly.models.batches import CLIP, Events, mean_and_spread, remembered_number
+from anomaly.models.plain import PlainModels
 from anomaly.score_table import YOUNG
 from anomaly.scorer import LEAST_LOG_P, LN_10
+from anomaly.sequences import MOST_WAITING
+from anomaly.single import SinglePopulation, SingleScorer
 from anomaly.thresholds import Threshold
+from anomaly.thresholds.base import StreamThreshold
 
-NAN = float("nan")
-ONE = 1 << 1074  # every float is a whole number of ONE-ths
-
-
-@dataclass
-class _Window:
-    """Events of the last seconds, with running sums; whole numbers (see `_whole`), so that taking away is exact.
-
-    An event enters and leaves once: O(1) each, however many there are.
-    """
-
-    micros: int
-    events: deque[tuple[int, tuple[int, ...]]] = field(default_factory=deque)
-    sums: list[int] = field(default_factory=list)
-
-    def push(self, now: int, amounts: tuple[int, ...]) -> None:
-        self.events.append((now, amounts))
-        self.sums = [total + amount for total, amount in zip(self.sums or [0] * len(amounts), amounts, strict=True)]
-        self.leave(now)
-
-    def leave(self, now: int) -> None:
-        """Drop what is too old at `now`."""
-        while self.events and self.events[0][0] <= now - self.micros:
-            _, gone = self.events.popleft()
-            self.sums = [total - amount for total, amount in zip(self.sums, gone, strict=True)]
-
-
-@dataclass
-class _Entity:
-    """All that is carried from one event of an entity to the next."""
-
-    states: list[State]
-    sums: NDArray[np.float64]  # (3, averaged): number, sum and sum of squares of the remembered values
-    windows: list[_Window]
-    recent: list[_Window]  # the surprises of the last events, at each scale of the evidence
-    seen: list[set[str]]
-    events: int = 0
-    remembered: int = 0
-    time: float = NAN
-    place: tuple[float, float] = (NAN, NAN)
-    previous: tuple[str | None, ...] = ()
-    waiting: deque[tuple[int, NDArray[np.float32], NDArray[np.int64]]] = field(default_factory=deque)
+NAN = math.nan
+WINDOW_MICROS = [seconds * 1_000_000 for seconds in WINDOWS.values()]
+Numbers = NDArray[np.float32]
+Codes = NDArray[np.int64]
 
 
 class Stream:
@@ -94,7 +54,8 @@ class Stream:
     Parameters
     ----------
     detector : Detector
-        Fitted. Every entity starts without a history; push its past events first if there are any.
+        Fitted. Every entity starts without a history; push its past events first if there are any, or `load` a stream
+        that has seen them.
     rule : Threshold, optional
         A fitted decision rule, as `Detector.threshold` gives it: each score then says whether it is an ``alert``. Rules
         that learn (`OnlineFalseDiscoveryRate`, `PeaksOverThreshold`) learn from each event that is pushed.
@@ -113,26 +74,29 @@ class Stream:
         self.detector = detector
         self.rule = rule
         self.schema = detector.schema
-        self._encoder = detector.encoder_
-        self._scorer = detector.scorer_
+        encoder = detector.encoder_
+        networks: dict[str, Any] = {model.name: model.network_ for model in detector.models_}
+        self._models = PlainModels(networks["autoencoder"], networks["forecaster"], encoder.numeric, encoder.category)
+        self._population = SinglePopulation(detector.population_)
+        self._scorer = SingleScorer(detector.scorer_, (*self._models.columns, *self._population.columns))
         self._known = set(detector.known_.tolist())
-        self._averaged = averaged(self._encoder.numeric)
-        self._quarantine = round(detector.quarantine_ * 1e6)
-        self._codes = {
-            column.name: {value: FIRST_CODE + code for code, value in enumerate(column.vocabulary)}
-            for column in self._encoder.category
+        self._quarantine, self._lately = round(detector.quarantine_ * 1e6), round(encoder.lately * 1e6)
+        self._scales = [round(seconds * 1e6) for seconds in detector.scorer_.combination.scales]
+        of_windows, of_evidence = max(WINDOW_MICROS), max(self._scales, default=0)
+        self._keep = max(of_windows, of_evidence, self._quarantine), of_windows, of_evidence
+        self._scaling = [(one.name, one.unit, one.center, one.scale) for one in encoder.numeric]
+        self._values = {
+            column.name: {value: (FIRST_CODE + code, value_key(value)) for code, value in enumerate(column.vocabulary)}
+            for column in encoder.category
         }
-        self._money = [at for at, number in enumerate(self.schema.numeric) if number.scale == "log"]
-        # One event is soonest scored on the processor, wherever the networks were trained.
-        networks = [model.network_ for model in detector.models_ if model.network_ is not None]
-        self._networks = [deepcopy(network).cpu().eval() for network in networks]
-        self._entities: dict[str, _Entity] = {}
+        self._category_order = [column.name for column in encoder.category]
+        self._money = [(at, number.name) for at, number in enumerate(self.schema.numeric) if number.scale == "log"]
+        self._entities: dict[str, EntityState] = {}
 
     def __len__(self) -> int:
         """Return the number of entities met."""
         return len(self._entities)
 
-    @torch.inference_mode()
     def push(self, event: Mapping[str, Any]) -> dict[str, Any]:
         """Score one event and remember it.
 
@@ -165,127 +129,189 @@ class Stream:
                 "push the events of an entity in the order of time"
             )
         now = round(parsed.time * 1e6)
-        numeric, category = self._features(entity, parsed, now)
+        amounts = [_bounded(parsed.numeric[at]) for at, _ in self._money]
+        numbers = self._numbers(entity, parsed, now, amounts)
+        numeric, codes = np.array(numbers, dtype=np.float32), self._codes(entity, parsed, now)
         self._remember(entity, now)
-        errors = self._errors(entity, numeric, category)
-        sums, number = self._recent(entity, now)
-        judged = self._scorer.judge_sums(errors, sums, number)
+        waiting = len(entity.waiting_codes) // len(codes)
+        statistics = self._models.statistics(entity.sums, entity.events - waiting)
+        errors = np.concatenate((
+            self._models.errors(entity.memory, statistics, numeric, codes),
+            self._population.errors(numeric.tolist()),
+        ))  # fmt: skip
+        recent = entity.window_counts(now, self._scales)
+        judged = self._scorer.judge(errors, nested_sums(entity.counted, recent), recent)
         status = self._status(entity, parsed)
-        counted = float(loud(self._scorer.fresh(errors))[0])
-        for window in entity.recent:
-            window.push(now, (_whole(counted),))
-        entity.waiting.append((now, numeric, category))
+        entity.add(now, judged.counted, amounts, self._keep)
+        entity.waiting_numbers.frombytes(numeric.tobytes())
+        entity.waiting_codes.extend(codes.tolist())
         entity.events += 1
         entity.time = parsed.time
-        log_p = max(float(judged.log_p[0]), LEAST_LOG_P)
-        said: dict[str, Any] = {} if self.rule is None else {"alert": self._alert(parsed, math.exp(log_p))}
-        return {
+        if self.schema.place is not None:
+            entity.place = parsed.latitude, parsed.longitude
+        log_p = max(judged.log_p, LEAST_LOG_P)
+        said = {
             "p_value": math.exp(log_p),
             "score": -math.expm1(log_p),
-            "surprise": -float(judged.log_p[0]) / LN_10,
+            "surprise": -judged.log_p / LN_10,
             "status": status,
-            **{f"p_{name}": math.exp(max(float(log[0]), LEAST_LOG_P)) for name, log in judged.models.items()},
-            "recent": float(judged.evidence[0]) / LN_10,
-            **said,
+        }
+        for name, log in judged.models.items():
+            said[f"p_{name}"] = math.exp(max(log, LEAST_LOG_P))
+        said["recent"] = judged.evidence / LN_10
+        if self.rule is not None:
+            money = parsed.numeric[self._money[0][0]] if self._money else NAN
+            said["alert"] = self.rule.decide_one(math.exp(log_p), money=money)
+        return said
+
+    def save(self, folder: Path | str) -> Path:
+        """Write what is remembered of all entities, and what the rule has learned, into `folder`, in one step.
+
+        A manifest and safetensors with checksums, no pickle, as a detector's. The detector itself is not in it.
+
+        Raises
+        ------
+        ArtifactError
+            If `folder` holds other things than a saved stream.
+        """
+        names = np.array(list(self._entities), dtype=object)
+        parts = {"entities": {"names": pack_text(names), **pack_states(self._entities)}}
+        manifest = {
+            "stream": self._marks(),
+            "rule": self.rule.state() if isinstance(self.rule, StreamThreshold) else None,
+        }
+        return write_artifact(folder, manifest, parts)
+
+    @classmethod
+    def load(cls, folder: Path | str, detector: Detector, rule: Threshold | None = None) -> Stream:
+        """Go on from what `save` wrote: the same scores as if the stream had never stopped.
+
+        Parameters
+        ----------
+        folder : path
+            What `save` wrote.
+        detector : Detector
+            The one that the stream was made with, fitted or loaded.
+        rule : Threshold, optional
+            As for the stream; if one was saved it goes on from what it had learned.
+
+        Raises
+        ------
+        ArtifactError
+            If the folder holds no stream, or one of another detector or rule; or a part is missing or was changed.
+        """
+        manifest, parts = read_artifact(folder)
+        stream = cls(detector, rule)
+        marks = manifest.get("stream")
+        if marks is None:
+            raise ArtifactError(f"Stream.load: {folder} holds no stream; give the folder that Stream.save wrote")
+        if marks != stream._marks():
+            raise ArtifactError(
+                f"Stream.load: {folder} holds what another detector remembered; load it with the detector of the "
+                "stream that was saved, or start a new stream and push the past events"
+            )
+        if isinstance(rule, StreamThreshold) and manifest["rule"] is not None:
+            rule.restore(manifest["rule"])
+        try:
+            arrays = parts["entities"]
+            stream._entities = unpack_states(unpack_text(arrays["names"]).tolist(), arrays, stream._new_entity())
+        except (KeyError, ValueError) as error:
+            raise ArtifactError(f"Stream.load: the parts in {folder} do not fit together ({error})") from None
+        return stream
+
+    def state_bytes(self, entity: str) -> int:
+        """Bytes that the state of an entity takes, by the key of the entity; KeyError if it was not met."""
+        return self._entities[entity].nbytes()
+
+    def _marks(self) -> dict[str, Any]:
+        """What a saved state must have in common with the stream that takes it over."""
+        return {
+            "fingerprint": self.detector.fitted_["fingerprint"],
+            "hidden": self._models.hidden,
+            "quarantine": self._quarantine,
+            "scales": self._scales,
+            "seed": self.detector.seed,
         }
 
-    def _alert(self, event: ParsedEvent, p: float) -> bool:
-        assert self.rule is not None
-        money = event.numeric[self._money[0]] if self._money else NAN
-        return self.rule.decide_one(p, money=money)
-
-    def _new_entity(self) -> _Entity:
-        return _Entity(
-            states=[network.memory.empty(1) for network in self._networks],
-            sums=np.zeros((3, len(self._averaged))),
-            windows=[_Window(seconds * 1_000_000) for seconds in WINDOWS.values()],
-            recent=[_Window(round(seconds * 1e6), sums=[0]) for seconds in self._scorer.combination.scales],
-            seen=[set() for _ in self.schema.categorical],
+    def _new_entity(self) -> EntityState:
+        return EntityState(
+            self._models.empty(),
+            averaged=len(self._models.averaged),
+            amounts=len(self._money),
+            categories=len(self.schema.categorical),
+            codes=max(column.size for column in self.detector.encoder_.category) - 1,
         )
 
-    def _features(self, entity: _Entity, event: ParsedEvent, now: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """One row of encoded columns, as `Encoder.transform` would give it."""
-        raw = dict(zip((number.name for number in self.schema.numeric), event.numeric, strict=True))
-        raw["time:gap"] = event.time - entity.time
-        amounts = tuple(_whole(event.numeric[at]) for at in self._money)
-        for label, window in zip(WINDOWS, entity.windows, strict=True):
-            window.push(now, amounts)
-            raw[f"count:{label}"] = float(len(window.events))
-            for at, total in zip(self._money, window.sums, strict=True):
-                raw[f"sum:{label}:{self.schema.numeric[at].name}"] = total / ONE
+    def _numbers(self, entity: EntityState, event: ParsedEvent, now: int, amounts: list[float]) -> list[float]:
+        """One row of encoded numbers, as `Encoder.transform` would give it."""
+        gap = event.time - entity.time
+        raw = [*event.numeric, gap]
+        counts = entity.window_counts(now, WINDOW_MICROS)
+        raw += [count + 1.0 for count in counts]
+        for values, amount in zip(entity.amounts, amounts, strict=True):
+            raw += [total + amount for total in nested_sums(values, counts)]
         if self.schema.place is not None:
-            raw["place:distance"] = great_circle_km(event.latitude, event.longitude, *entity.place)
-            raw["place:speed"] = speed_kmh(raw["place:distance"], raw["time:gap"])
-            entity.place = (event.latitude, event.longitude)
-        for name, period in CIRCLES.items():
+            away = kilometres(event.latitude, event.longitude, *entity.place)
+            raw += [away, away / (max(gap, SHORTEST_TRIP_SECONDS) / 3600.0)]
+        for period in CIRCLES.values():
             angle = 2 * math.pi * ((event.clock - MONDAY) % period) / period
-            raw[f"circle:{name}_sin"], raw[f"circle:{name}_cos"] = math.sin(angle), math.cos(angle)
-        encoded = np.array([column.encode(raw[column.name]) for column in self._encoder.numeric], dtype=np.float64)
-        numeric = np.clip(encoded, -FARTHEST, FARTHEST).astype(np.float32)
-        codes = self._category_codes(entity, event)
-        return numeric, np.array([codes[column.name] for column in self._encoder.category], dtype=np.int64)
+            raw += [math.sin(angle), math.cos(angle)]
+        found = []
+        for (_, unit, center, scale), value in zip(self._scaling, raw, strict=True):
+            shown = math.asinh(value / unit) if unit else value
+            found.append(min(max((shown - center) / scale, -FARTHEST), FARTHEST))
+        return found
 
-    def _category_codes(self, entity: _Entity, event: ParsedEvent) -> dict[str, int]:
+    def _codes(self, entity: EntityState, event: ParsedEvent, now: int) -> Codes:
+        """One row of codes, as `Encoder.transform` would give it; the entity has met the values then."""
         codes = {"clock:hour": FIRST_CODE + int(event.clock % 86400.0 // 3600.0)}
-        before = entity.previous or (None,) * len(event.category)
-        for name, value, last, seen in zip(self.schema.categorical, event.category, before, entity.seen, strict=True):
+        for at, (name, value) in enumerate(zip(self.schema.categorical, event.category, strict=True)):
+            last = entity.before[at]
             if value is None:
                 codes[name] = codes[f"first:{name}"] = codes[f"changed:{name}"] = MISSING
+                entity.before[at] = 0
                 continue
-            codes[name] = self._codes[name].get(value, UNSEEN)
-            codes[f"first:{name}"] = NO if value in seen else YES
-            codes[f"changed:{name}"] = MISSING if last is None else NO if last == value else YES
-            seen.add(value)
-        entity.previous = event.category
-        return codes
+            known = self._values[name].get(value)
+            codes[name], key = (UNSEEN, value_key(value)) if known is None else known
+            codes[f"first:{name}"] = YES if entity.is_new(at, key, now, self._lately) else NO
+            codes[f"changed:{name}"] = MISSING if not last else NO if last == key else YES
+            entity.before[at] = key
+        return np.array([codes[name] for name in self._category_order], dtype=np.int64)
 
-    def _remember(self, entity: _Entity, now: int) -> None:
-        """Let the events that have waited long enough into the memory."""
-        while entity.waiting and (self._quarantine == 0 or entity.waiting[0][0] <= now - self._quarantine):
-            _, numeric, category = entity.waiting.popleft()
-            values, codes = torch.from_numpy(numeric)[None, None], torch.from_numpy(category)[None, None]
-            for at, network in enumerate(self._networks):
-                _, entity.states[at] = network.memory.read(values, codes, entity.states[at])
-            averages = numeric[self._averaged].astype(np.float64)
-            known = np.isfinite(averages)
-            clipped = np.clip(np.where(known, averages, 0.0), -CLIP, CLIP)
-            entity.sums += np.stack([known.astype(np.float64), clipped, clipped**2])
-            entity.remembered += 1
+    def _remember(self, entity: EntityState, now: int) -> None:
+        """Let the events that have waited long enough into the memory, and the oldest if too many wait."""
+        width, columns = len(self._scaling), len(self._category_order)
+        waiting = len(entity.waiting_codes) // columns
+        times, first = entity.times, len(entity.times) - waiting
+        done = 0
+        while done < waiting and (
+            not self._quarantine or waiting - done > MOST_WAITING or times[first + done] <= now - self._quarantine
+        ):
+            numeric = np.array(entity.waiting_numbers[done * width : (done + 1) * width], dtype=np.float32)
+            codes = np.array(entity.waiting_codes[done * columns : (done + 1) * columns], dtype=np.int64)
+            self._models.read(entity.memory, numeric, codes, entity.sums)
+            done += 1
+        if done:
+            del entity.waiting_numbers[: done * width]
+            del entity.waiting_codes[: done * columns]
 
-    def _recent(self, entity: _Entity, now: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Sums and numbers of the surprises in each window before the event, (1, W) each."""
-        for window in entity.recent:
-            window.leave(now)
-        sums = np.array([[window.sums[0] / ONE for window in entity.recent]])
-        return sums, np.array([[float(len(window.events)) for window in entity.recent]])
-
-    def _errors(
-        self, entity: _Entity, numeric: NDArray[np.float32], category: NDArray[np.int64]
-    ) -> dict[str, NDArray[np.float32]]:
-        """-ln of each field's tail probability by model, (1, K) each."""
-        mean, spread = mean_and_spread(*entity.sums)
-        statistics = np.empty((1, 1 + 2 * len(mean)), dtype=np.float32)
-        statistics[0, 0] = remembered_number(entity.remembered)
-        statistics[0, 1::2], statistics[0, 2::2] = mean, spread
-        events = Events(torch.from_numpy(numeric)[None], torch.from_numpy(category)[None], torch.from_numpy(statistics))
-        judged = {
-            model.name: network.predict(state[0][0], events).errors(events).numpy()
-            for model, network, state in zip(self.detector.models_, self._networks, entity.states, strict=True)
-        }
-        return {**judged, "population": self.detector.population_.errors(numeric[None])}
-
-    def _status(self, entity: _Entity, event: ParsedEvent) -> str:
+    def _status(self, entity: EntityState, event: ParsedEvent) -> str:
         place = self.schema.place is not None and (math.isnan(event.latitude) or math.isnan(event.longitude))
-        if place or any(value is None for value in event.category) or any(math.isnan(value) for value in event.numeric):
+        if place or None in event.category or any(map(math.isnan, event.numeric)):
             return "incomplete"
         if entity.events < YOUNG:
             return "learning"
         return "ok" if event.entity in self._known else "unseen"
 
 
-def _whole(amount: float) -> int:
-    """An amount in ONE-ths, exactly; 0 for NaN."""
-    if math.isnan(amount):
-        return 0
-    numerator, denominator = min(max(amount, -LARGEST_AMOUNT), LARGEST_AMOUNT).as_integer_ratio()
-    return numerator * (ONE // denominator)
+def _bounded(amount: float) -> float:
+    """An amount as it enters a sum: bounded, so that no sum is infinite; 0 for NaN."""
+    return 0.0 if amount != amount else min(max(amount, -LARGEST_AMOUNT), LARGEST_AMOUNT)
+
+
+def kilometres(latitude: float, longitude: float, from_latitude: float, from_longitude: float) -> float:
+    """Great-circle distance in km, NaN where a place is missing; twin of `features.great_circle_km`."""
+    phi, phi0 = math.radians(latitude), math.radians(from_latitude)
+    half = math.sin((phi - phi0) / 2) ** 2
+    half += math.cos(phi) * math.cos(phi0) * math.sin(math.radians(longitude - from_longitude) / 2) ** 2
+    return NAN if half != half else 2 * EARTH_RADIUS_KM * math.asin(math.sqrt(min(max(half, 0.0), 1.0)))

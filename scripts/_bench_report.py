@@ -50,12 +50,15 @@ class Told:
         Pieces done, and pieces in all, by section.
     reasons : mapping of str to list of str
         Why something is missing, by section.
+    kept : mapping of str to str
+        Of the sections whose figures are those of an earlier run, the commit that they were made at.
     """
 
     command: str
     sizes: Sizes
     progress: Mapping[str, tuple[int, int]]
     reasons: Mapping[str, Sequence[str]]
+    kept: Mapping[str, str]
 
 
 def write_report(folder: Path, figures: Figures, told: Told) -> None:
@@ -87,6 +90,12 @@ def page(figures: Figures, told: Told, pictures: Sequence[str]) -> str:
         parts.append(f"## {TITLES[section]}")
         reasons = list(told.reasons.get(section, ()))
         done, wanted = told.progress[section]
+        if section in told.kept:
+            parts += [
+                f"Measured earlier, at commit `{told.kept[section][:7]}`.",
+                *write[section](figures, told.sizes, pictures),
+            ]
+            continue
         if done < wanted and not reasons:
             reasons = ["not measured yet"]
         if reasons:
@@ -100,7 +109,9 @@ def overview(figures: Figures, told: Told) -> str:
     """The targets, and what is missing."""
     rows = [[TITLES[section], *target.row()] for section, each in all_targets(figures).items() for target in each]
     met = sum(target.met for each in all_targets(figures).values() for target in each)
-    missing = [TITLES[name] for name, (done, wanted) in told.progress.items() if done < wanted]
+    missing = [
+        TITLES[name] for name, (done, wanted) in told.progress.items() if done < wanted and name not in told.kept
+    ]
     lines = [f"**{met} of {len(rows)} targets are met.**"] if rows else ["Nothing has been measured yet."]
     if missing:
         lines.append(f"Not complete: {', '.join(missing)}; each says below what is missing.")

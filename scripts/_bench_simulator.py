@@ -20,7 +20,7 @@ from anomaly.features import GIVEN
 from anomaly.history import as_seconds
 from anomaly.ingest import read_events
 from anomaly.rehearsal import scales_of
-from anomaly.scorer import Combination, Errors, Scorer
+from anomaly.scorer import NEVER, Combination, Errors, Scorer
 from anomaly.sequences import Sequences
 from anomaly.simulator import SIMULATED_SCHEMA, simulate
 from anomaly.thresholds import FalseDiscoveryRate, count_cases
@@ -337,7 +337,7 @@ def ablation(detector: Detector, world: Play, sizes: Sizes) -> dict[str, dict[st
     whole = detector.scorer_.combination
     without = {
         "evidence": replace(whole, evidence=0.0),
-        "population": replace(whole, population=0.0),
+        "population": replace(whole, population=NEVER),
         "autoencoder": replace(whole, autoencoder=0.0),
         "rehearsal": Combination(scales=scales_of(detector.gap_, judged.span)),
         "fields": replace(whole, other=0.0),

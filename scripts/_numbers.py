@@ -179,29 +179,32 @@ def write_numbers(folder: Path, command: str, figures: Mapping[str, float]) -> P
     ValueError
         If a name is not of that form, or a figure is NaN or infinite.
     """
-    content, old = _content(command, figures), _read(folder)
+    content, old = _content(command, figures), read_numbers(folder)
     if parts := old.get("parts"):
         kept = {name: value for name, value in old["figures"].items() if name.split(".")[0] in parts}
         content |= {"parts": parts, "figures": dict(sorted({**content["figures"], **kept}.items()))}
     return _write(folder, content)
 
 
-def merge_numbers(folder: Path, part: str, command: str, figures: Mapping[str, float]) -> Path:
-    """Put the figures of one part, all named ``part.…``, among those of another script in ``numbers.json``.
+def merge_numbers(
+    folder: Path, part: str, command: str, figures: Mapping[str, float], prefixes: Sequence[str] = ()
+) -> Path:
+    """Put the figures of one part among the others in ``numbers.json``; their names begin with the part and a dot.
 
     What the file says of its other figures stays as it is; who made these, from which code and where, stands under
-    ``parts``. A file that is not there yet is made.
+    ``parts``. A file that is not there yet is made. With `prefixes` the names begin with one of these instead.
 
     Raises
     ------
     ValueError
-        If a name does not begin with the part, or as for `write_numbers`.
+        If a name does not begin so, or as for `write_numbers`.
     """
-    strangers = sorted(name for name in figures if not name.startswith(f"{part}."))
+    begins = tuple(prefixes) or (f"{part}.",)
+    strangers = sorted(name for name in figures if not name.startswith(begins))
     if strangers:
-        raise ValueError(f"figure {strangers[0]!r}: expected a name that begins with {part}.")
-    old, made = _read(folder), _content(command, figures)
-    merged = {name: value for name, value in old.get("figures", {}).items() if not name.startswith(f"{part}.")}
+        raise ValueError(f"figure {strangers[0]!r}: expected a name that begins with {' or '.join(begins)}")
+    old, made = read_numbers(folder), _content(command, figures)
+    merged = {name: value for name, value in old.get("figures", {}).items() if not name.startswith(begins)}
     merged |= made.pop("figures")
     content = {key: old.get(key, made[key]) for key in ("command", "commit", "machine")}
     content |= {"parts": old.get("parts", {}) | {part: made}, "figures": dict(sorted(merged.items()))}
@@ -222,7 +225,8 @@ def _content(command: str, figures: Mapping[str, float]) -> dict[str, Any]:
     }
 
 
-def _read(folder: Path) -> dict[str, Any]:
+def read_numbers(folder: Path) -> dict[str, Any]:
+    """Content of ``numbers.json`` in `folder`; empty if there is none."""
     path = folder / "numbers.json"
     return dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else {}
 

@@ -36,8 +36,16 @@ import _bench_rates
 import _bench_simulator
 from _bench_report import SECTIONS, Told, write_report
 from _bench_work import FULL, TINY, Data, Folder, Piece, Sizes, code_digest, run_pieces
-from _numbers import write_numbers
+from _numbers import merge_numbers, read_numbers
 
+PREFIXES = {
+    "simulator": ("simulator.", "fdr.", "budget.", "rehearsal.", "ablation.", "seconds.simulator"),
+    "contamination": ("contamination.", "seconds.contamination"),
+    "rates": ("rates.", "seconds.rates"),
+    "handbook": ("handbook.", "seconds.handbook"),
+    "nab": ("nab.", "seconds.nab"),
+}
+"""How the names of each section's figures begin."""
 SIZES = {"tiny": TINY, "full": FULL}
 SHARED = Path("../shared/data")
 
@@ -113,7 +121,10 @@ def reason(piece: Piece) -> str:
 def write(
     folder: Folder, sections: Mapping[str, Sequence[Piece]], reports: Path, command: str, failed: Mapping[str, str]
 ) -> None:
-    """Write figures, pictures and page from whatever is there."""
+    """Write figures, pictures and page from whatever is there.
+
+    A section of which no piece is there keeps the figures of an earlier run, perhaps of other code, in `reports`.
+    """
     collect = {
         "simulator": _bench_simulator.figures,
         "contamination": _bench_contamination.figures,
@@ -121,8 +132,8 @@ def write(
         "handbook": _bench_handbook.figures,
         "nab": _bench_nab.figures,
     }
-    figures: dict[str, float] = {}
     progress, reasons = {}, {}
+    reports.mkdir(parents=True, exist_ok=True)
     for name, pieces in sections.items():
         done = folder.read(pieces)
         progress[name] = (len(done), len(pieces))
@@ -130,11 +141,13 @@ def write(
         why = {reason(piece) or _told(failed.get(f"{name}.{piece.name}")) for piece in missing}
         reasons[name] = sorted(why - {""})
         if done:
-            figures |= collect[name](done, folder.sizes)
+            figures = collect[name](done, folder.sizes)
             figures[f"seconds.{name}"] = sum(found["seconds"] for found in done.values())
-    reports.mkdir(parents=True, exist_ok=True)
-    write_numbers(reports, command, figures)
-    write_report(reports, figures, Told(command, folder.sizes, progress, reasons))
+            merge_numbers(reports, name, command, figures, PREFIXES[name])
+    content = read_numbers(reports)
+    made = {name: part["commit"] for name, part in content.get("parts", {}).items()}
+    kept = {name: commit for name, commit in made.items() if name in progress and not progress[name][0]}
+    write_report(reports, content.get("figures", {}), Told(command, folder.sizes, progress, reasons, kept))
 
 
 def _told(error: str | None) -> str:

@@ -85,12 +85,12 @@ def raw_columns(events: Sequence[Event], schema: Schema) -> dict[str, list[float
     return {name: [maker(event) for event in events] for name, maker in makers.items()}
 
 
-def category_words(events: Sequence[Event], schema: Schema) -> dict[str, list[str | None]]:
+def category_words(events: Sequence[Event], schema: Schema, lately: float = 0.0) -> dict[str, list[str | None]]:
     """Category columns as words, None = missing."""
     words: dict[str, list[str | None]] = {"clock:hour": [f"{local(event).hour:02d}" for event in events]}
     for name in schema.categorical:
         words[name] = [event.categories[name] for event in events]
-        words[f"first:{name}"] = [_first(event, name) for event in events]
+        words[f"first:{name}"] = [_first(event, name, lately) for event in events]
         words[f"changed:{name}"] = [_changed(event, name) for event in events]
     return words
 
@@ -219,11 +219,12 @@ def _weekday_turn(event: Event) -> float:
     return (local(event).weekday() + _hour_turn(event)) / 7
 
 
-def _first(event: Event, name: str) -> str | None:
+def _first(event: Event, name: str, lately: float) -> str | None:
     value = event.categories[name]
     if value is None:
         return None
-    return "no" if any(one.categories[name] == value for one in event.past) else "yes"
+    since = [_moment(event.time) - _moment(one.time) for one in event.past if one.categories[name] == value]
+    return "no" if since and max(since) >= timedelta(seconds=lately) else "yes"
 
 
 def _changed(event: Event, name: str) -> str | None:

@@ -249,6 +249,10 @@ def told(
         ),
         (told("first:shop", "flag", observed_text="X", past_events=9, past_same=3), "not the first time at shop 'X'"),
         (
+            told("first:shop", "flag", observed_text="X", past_events=9, past_same=3, surprise=2.0),
+            "shop 'X' met only lately, 1 in 100",
+        ),
+        (
             told("recent past", "past", 172800, past_events=23, past_same=17, surprise=3),
             "17 unusual events among the 23 in the 2 d before, 1 in 1,000",
         ),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
@@ -62,7 +63,8 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def figures(done: Path) -> dict[str, float]:
     content = json.loads((done / "reports" / "numbers.json").read_text(encoding="utf-8"))
-    assert list(content) == ["command", "commit", "machine", "figures"]
+    assert list(content) == ["command", "commit", "machine", "parts", "figures"]
+    assert list(content["parts"]) == ["simulator", "contamination", "rates"]
     found: dict[str, float] = content["figures"]
     return found
 
@@ -105,6 +107,18 @@ def test_what_is_done_is_not_done_again(done: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(_bench_work, "_timed", refuse)
     assert bench_detection.bench(SIZES, NOWHERE, "python3 scripts/bench_detection.py", wish(done)) == 0
     assert (done / "reports" / "numbers.json").read_bytes() == before
+
+
+def test_a_section_that_is_not_measured_anew_keeps_its_figures(done: Path, tmp_path: Path) -> None:
+    reports = tmp_path / "reports"
+    shutil.copytree(done / "reports", reports)
+    before = (reports / "numbers.json").read_bytes()
+    nothing = _bench_work.Folder(tmp_path / "work", SIZES, "other code")
+    sections = bench_detection.all_pieces(SIZES, NOWHERE)
+    bench_detection.write(nothing, sections, reports, "python3 scripts/bench_detection.py", {})
+    assert (reports / "numbers.json").read_bytes() == before
+    text = (reports / "report.md").read_text(encoding="utf-8")
+    assert text.count("Measured earlier, at commit") == 3 and "the data `nab` is not here" in text
 
 
 def test_other_sizes_data_and_code_are_other_pieces(tmp_path: Path) -> None:

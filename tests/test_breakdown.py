@@ -36,7 +36,7 @@ def test_the_parts_sum_to_the_surprise(parts: pl.DataFrame, scores: pl.DataFrame
     both = whole(parts, scores)
     assert len(both) == len(scores) > 3000
     assert both["said"].all()
-    assert scores["surprise"].min() < 1e-3 < 3 < scores["surprise"].max()  # type: ignore[operator]
+    assert scores["surprise"].min() < 1e-3 < 2 < scores["surprise"].max()  # type: ignore[operator]
     assert (both["surprise"] - both["part"]).abs().max() < 1e-9  # type: ignore[operator]
     assert parts["part"].min() >= 0  # type: ignore[operator]
     shares = both.filter(pl.col("share") > 0)["share"]
@@ -67,15 +67,16 @@ def test_the_parts_are_the_formula(detector: Detector, payments: pl.DataFrame, p
     scorer = detector.scorer_
     sums, number = recent_sums(sequences, scorer.fresh(errors), scorer.combination.scales)
     evidence = window_evidence(number, sums, scorer.dependence_)
-    own = scorer.own(errors)
+    own = scorer.alone(errors)
     total = scorer.combination.total(own, evidence)
+    heard = scorer.combination.heard(evidence)
     at = int(np.argmax(np.where(own > 2, total - own, 0)))
     assert total[at] > own[at] > 0
     surprise = -scorer.judge(errors, sequences).log_p[at] / np.log(10)
     mine = parts.filter(pl.col("row") == sequences.row[at])
     past = mine.filter(pl.col("detector") == PAST)
     np.testing.assert_allclose(float(past["part"].sum()), surprise * (total - own)[at] / total[at], rtol=1e-4)
-    np.testing.assert_allclose(past["part"] / past["part"].sum(), evidence[at] / evidence[at].sum(), rtol=1e-4)
+    np.testing.assert_allclose(past["part"] / past["part"].sum(), heard[at] / heard[at].sum(), rtol=1e-4)
     terms = scorer.combination.terms(errors, scorer.fields)
     statistic = sum(values[at].sum() for values in terms.values())
     np.testing.assert_allclose(statistic, scorer.combination.own(errors, scorer.fields)[at], rtol=1e-12)

@@ -82,12 +82,12 @@ def test_every_derived_number_is_what_its_definition_says(drawn: tuple[float, An
         np.testing.assert_allclose(values, told[name], rtol=1e-9, atol=slack, err_msg=name)
 
 
-@settings(deadline=None, max_examples=40)
-@given(tables)
-def test_every_code_is_what_its_definition_says(drawn: tuple[float, Any]) -> None:
+@settings(deadline=None, max_examples=60)
+@given(tables, st.sampled_from([0.0, 60.0, 3 * 3600.0, 1e9]))
+def test_every_code_is_what_its_definition_says(drawn: tuple[float, Any], lately: float) -> None:
     frame = canonical(*drawn)
-    encoder = Encoder(SCHEMA, fewest_events=2).fit(frame)
-    told = oracles.category_words(oracles.plain_events(frame, SCHEMA), SCHEMA)
+    encoder = Encoder(SCHEMA, fewest_events=2, lately=lately).fit(frame)
+    told = oracles.category_words(oracles.plain_events(frame, SCHEMA), SCHEMA, lately)
     codes = encoder.transform(frame).category
     assert sorted(column.name for column in encoder.category) == sorted(told)
     for index, column in enumerate(encoder.category):

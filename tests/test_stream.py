@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,9 +14,10 @@ from conftest import UNTIDY_SPLIT, agree
 from oracles import UNTIDY_SCHEMA, untidy_table
 
 from anomaly.detector import Detector
-from anomaly.errors import InputError, NotFittedError, OrderError
+from anomaly.errors import ArtifactError, InputError, NotFittedError, OrderError
 from anomaly.ingest import read_events
 from anomaly.schema import NumericField, Place, Schema
+from anomaly.sequences import MOST_RECENT, MOST_VALUES, MOST_WAITING
 from anomaly.stream import Stream
 from anomaly.thresholds import OnlineFalseDiscoveryRate
 
@@ -219,23 +220,8 @@ def test_the_state_of_an_entity_does_not_grow_with_its_history() -> None:
     stream, sizes = Stream(detector), {}
     for at in range(200):
         stream.push({"at": 1_700_000_000 + at * 36_000, "card": "K1", "amount": 5.0, "merchant": "shop"})
-        sizes[at] = size_of(vars(stream)["_entities"]) if at in (99, 199) else 0
+        sizes[at] = stream.state_bytes("K1")
     assert sizes[199] <= 1.1 * sizes[99]
-
-
-def size_of(value: Any) -> int:
-    """Bytes of a value and all that it holds."""
-    if isinstance(value, Mapping):
-        return sys.getsizeof(value) + sum(size_of(one) for one in value.values())
-    if isinstance(value, np.ndarray):
-        return int(value.nbytes)
-    if hasattr(value, "numel"):
-        return int(value.numel()) * 4
-    if hasattr(value, "__dict__"):
-        return size_of(vars(value))
-    if isinstance(value, list | tuple | set) or type(value).__name__ == "deque":
-        return sum(map(size_of, value))
-    return sys.getsizeof(value)
 
 
 def test_other_columns_are_ignored_and_absent_ones_are_missing(untidy_detector: Untidy, untidy: pl.DataFrame) -> None:
@@ -273,3 +259,119 @@ def test_the_split_of_the_untidy_table_leaves_entities_unseen() -> None:
     table = untidy_table()
     since = pl.lit(UNTIDY_SPLIT).str.to_datetime(time_zone="UTC", time_unit="us")
     assert table.group_by("card").agg(new=pl.col("at").min() >= since)["new"].sum() == 2
+
+
+def busy_table(events: int, seconds: float) -> pl.DataFrame:
+    """Payments of one busy card among others, each at another shop."""
+    table = simple_table(events=300, entities=4)
+    return pl.concat([
+        table.select("at", "card", "amount", "merchant"),
+        pl.DataFrame({
+            "at": 1_700_000_000.0 + seconds * np.arange(events),
+            "card": ["busy"] * events,
+            "amount": np.random.default_rng(1).lognormal(3, 1, events).round(2),
+            "merchant": [f"M{at * 7919 % (events // 2)}" for at in range(events)],
+        }),
+    ])  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def busy() -> tuple[Detector, pl.DataFrame]:
+    """A card with more events than any bound lets a stream keep, and a detector of 20 hours of quarantine."""
+    schema = Schema(time="at", entity=("card",), numeric=(AMOUNT,), categorical=("merchant",))
+    table = busy_table(2_600, seconds=120.0)
+    return Detector(schema, hidden=4, epochs=1, quarantine_hours=20).fit(table, progress=False), table
+
+
+def test_a_busy_entity_gets_the_scores_of_the_table_beyond_every_bound(busy: tuple[Detector, pl.DataFrame]) -> None:
+    detector, table = busy
+    same(detector, table, "at")
+
+
+def test_the_state_of_a_busy_entity_is_bounded(busy: tuple[Detector, pl.DataFrame]) -> None:
+    """Each bound is reached, and the state does not grow any more; at full size too it is below 64 kB."""
+    detector, table = busy
+    stream, sizes = Stream(detector), []
+    for row in table.filter(card="busy").iter_rows(named=True):
+        stream.push(row)
+        sizes.append(stream.state_bytes("busy"))
+    state = stream._entities["busy"]
+    assert len(state.times) == MOST_RECENT - 1
+    assert len(state.waiting_codes) == (MOST_WAITING + 1) * len(detector.encoder_.category)
+    assert [len(met) for met in state.met] == [MOST_VALUES]
+    assert max(sizes[1_300:]) <= 1.02 * sizes[1_300] < 64_000
+
+
+def test_the_state_of_any_entity_of_the_demo_is_below_64_kb(detector: Detector) -> None:
+    """By the bounds: memories of 64 units, five kinds of numbers, four categories, a place."""
+    numeric, category = detector.encoder_.numeric, detector.encoder_.category
+    stream = Stream(detector)
+    full = stream._new_entity()
+    full.memory = np.zeros((2, 128), dtype=np.float32)
+    parts: list[tuple[Any, int]] = [(part, MOST_RECENT) for part in (full.times, full.counted, *full.amounts)]
+    parts += [(part, MOST_VALUES) for part in full.met]
+    parts += [(full.waiting_numbers, (MOST_WAITING + 1) * len(numeric))]
+    parts += [(full.waiting_codes, (MOST_WAITING + 1) * len(category))]
+    for part, number in parts:
+        part.extend([0] * number)
+    assert full.nbytes() < 64_000
+
+
+def halves(detector: Detector, table: pl.DataFrame, time: str, folder: Path) -> tuple[list[Any], list[Any]]:
+    """What a stream says of the second half of the events; and what one says that was saved and loaded in between."""
+    rows = list(table.sort(time, maintain_order=True).iter_rows(named=True))
+    before, after = rows[: len(rows) // 2], rows[len(rows) // 2 :]
+    stream = Stream(detector)
+    for row in before:
+        stream.push(row)
+    again = Stream.load(stream.save(folder), Detector.load(detector.save(folder.with_name("detector"))))
+    assert len(again) == len(stream) > 0
+    return [stream.push(row) for row in after], [again.push(row) for row in after]
+
+
+def test_a_stream_that_is_saved_and_loaded_goes_on_as_if_it_had_never_stopped(
+    untidy_detector: Untidy, untidy: pl.DataFrame, tmp_path: Path
+) -> None:
+    few = untidy.filter(pl.col("card").is_in(["K0", "K3", "K6", "K7"]))
+    straight, resumed = halves(untidy_detector(None), few, "at", tmp_path / "stream")
+    assert straight == resumed
+
+
+def test_a_busy_stream_survives_a_restart(busy: tuple[Detector, pl.DataFrame], tmp_path: Path) -> None:
+    straight, resumed = halves(*busy, "at", tmp_path / "stream")
+    assert straight == resumed
+
+
+def test_a_stream_without_an_event_is_saved_and_loaded(detector: Detector, tmp_path: Path) -> None:
+    assert len(Stream.load(Stream(detector).save(tmp_path / "stream"), detector)) == 0
+
+
+def test_what_a_rule_has_learned_is_saved_with_the_stream(
+    detector: Detector, payments: pl.DataFrame, tmp_path: Path
+) -> None:
+    rows = list(payments.sort("time").head(200).iter_rows(named=True))
+    rules = [OnlineFalseDiscoveryRate(0.1) for _ in range(2)]
+    for rule in rules:
+        detector.threshold(rule)
+    stream = Stream(detector, rules[0])
+    for row in rows[:100]:
+        stream.push(row)
+    again = Stream.load(stream.save(tmp_path / "stream"), detector, rules[1])
+    assert rules[1].state() == rules[0].state()
+    assert [stream.push(row) for row in rows[100:]] == [again.push(row) for row in rows[100:]]
+
+
+def test_a_stream_of_another_detector_is_refused(
+    detector: Detector, untidy_detector: Untidy, payments: pl.DataFrame, tmp_path: Path
+) -> None:
+    stream = Stream(detector)
+    stream.push(payments.row(0, named=True))
+    folder = stream.save(tmp_path / "stream")
+    with pytest.raises(ArtifactError, match="another detector"):
+        Stream.load(folder, untidy_detector(None))
+    with pytest.raises(ArtifactError, match="holds no stream"):
+        Stream.load(detector.save(tmp_path / "detector"), detector)
+    part = next(folder.glob("*.safetensors"))
+    part.write_bytes(part.read_bytes()[:-1] + b"x")
+    with pytest.raises(ArtifactError, match="was changed"):
+        Stream.load(folder, detector)

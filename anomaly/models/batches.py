@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from anomaly.sequences import Sequences, lagged
+from anomaly.sequences import MOST_WAITING, Sequences, lagged
 
 Int = NDArray[np.int64]
 
@@ -78,11 +78,11 @@ class Chunk:
 def memory_border(sequences: Sequences, quarantine: float) -> Int:
     """Index of the first event that the memory before each event does not hold, shape (N,).
 
-    With a quarantine above 0 the memory holds the entity's events that are at least so many seconds old; with 0 it
-    holds every earlier one, equal times included.
+    With a quarantine above 0 the memory holds the entity's events that are at least so many seconds old, and of a busy
+    entity all but the last `MOST_WAITING` anyway; with 0 it holds every earlier one, equal times included.
     """
     if quarantine > 0:
-        return lagged(sequences.time, sequences.offsets, quarantine)
+        return lagged(sequences.time, sequences.offsets, quarantine, MOST_WAITING + 1)
     return np.arange(len(sequences))
 
 
