@@ -24,6 +24,7 @@ from anomaly.thresholds import Budget, Threshold
 TOP_CASES = 100  # cases with details of their own
 CONTEXT_EVENTS = 3  # events before a case that its table shows
 TABLE_EVENTS = 20  # events of a case that its table shows
+TOLD_REASONS = 1  # of each event in that table; the strangest event has all of its own above it
 DRAWN_BEFORE, DRAWN_EVENTS = 40, 64  # events of a timeline: at most so many before the case, and in all
 SMALL_SHARE = 0.01  # of a surprise: parts below it are shown as one
 LEVELS = np.logspace(-4, 0, 13)
@@ -364,9 +365,9 @@ def _money_since(history: pl.DataFrame, span: _Span, schema: Schema) -> float:
 
 
 def _reasons(source: Source, events: pl.DataFrame) -> pl.DataFrame:
-    """Reasons of the alerting events: ``row, reasons``."""
+    """The first reason of the alerting events: ``row, reasons``."""
     rows = events.filter(pl.col("alerting"))["row"].unique(maintain_order=True)
-    table = add_reasons(pl.DataFrame({"peak_row": rows}), source.explain(rows.to_list()))
+    table = add_reasons(pl.DataFrame({"peak_row": rows}), source.explain(rows.to_list()), most=TOLD_REASONS)
     return table.select(pl.col("peak_row").alias("row"), "reasons")
 
 

@@ -99,10 +99,11 @@ def drift(events: pl.DataFrame, scores: pl.DataFrame, schema: Schema, held: pl.D
     before = before.filter(pl.col("time") >= start - max(1.0, span // WEEK) * WEEK)
     week = _weeks(scored["time"].to_numpy() - start)
     by_day = marked["cluster"].n_unique() < FEWEST_CLUSTERS
+    weeks = [np.flatnonzero(week == at) for at in range(int(week.max()) + 1)]
     rows = [
-        {"field": name, "week": _date(start + at * WEEK), **_measure(reference, sample, week == at, by_day)}
+        {"field": name, "week": _date(start + at * WEEK), **_measure(reference, sample, chosen, by_day)}
         for name, reference, sample in _samples(before, scored, schema, held, by_day)
-        for at in range(int(week.max()) + 1)
+        for at, chosen in enumerate(weeks)
     ]
     found = pl.DataFrame(rows, schema_overrides=SCHEMA) if rows else empty.drop("flagged")
     cells = max(found["psi"].count(), 1)
@@ -195,16 +196,16 @@ def _numbers(reference: Float, cluster: Int, values: Float, now: Int) -> tuple[_
     return _Sample(both[0], cluster, reference), _Sample(both[1], now, values)
 
 
-def _measure(reference: _Sample, sample: _Sample, chosen: NDArray[np.bool_], by_day: bool) -> dict[str, Any]:
-    """PSI, KS distance and p-value of the chosen events against the reference."""
-    old, now = reference.codes >= 0, chosen & (sample.codes >= 0)
-    counts: dict[str, Any] = {"events": int(now.sum()), "psi": None, "ks": None, "p_value": None}
-    if min(counts["events"], int(old.sum())) < FEWEST_EVENTS:
+def _measure(reference: _Sample, sample: _Sample, chosen: Int, by_day: bool) -> dict[str, Any]:
+    """PSI, KS distance and p-value of the events numbered `chosen` against the reference."""
+    old, now = np.flatnonzero(reference.codes >= 0), chosen[sample.codes[chosen] >= 0]
+    counts: dict[str, Any] = {"events": len(now), "psi": None, "ks": None, "p_value": None}
+    if min(len(now), len(old)) < FEWEST_EVENTS:
         return counts
     bins = int(max(reference.codes.max(), sample.codes[now].max())) + 1
     clusters = np.concatenate([reference.cluster[old], sample.cluster[now]])
     index = np.unique(clusters, return_inverse=True)[1]
-    first, second = index[: int(old.sum())], index[int(old.sum()) :]
+    first, second = index[: len(old)], index[len(old) :]
     fewest = min(len(np.unique(first)), len(np.unique(second)))
     if fewest < (FEWEST_DAYS if by_day else FEWEST_CLUSTERS):
         return counts

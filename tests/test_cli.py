@@ -245,6 +245,19 @@ def test_one_event_is_explained(chain: Chain, here: Path) -> None:
     assert now["p_value"] == pytest.approx(told["p_value"], rel=1e-3)
 
 
+def test_an_explanation_hides_names_when_asked(chain: Chain, monkeypatch: pytest.MonkeyPatch) -> None:
+    scored = pl.read_parquet(chain.scores).sort("p_value")
+    options = ("explain", chain.events, "--detector", chain.detector, "--scores", chain.scores, "--row")
+    name, row = scored["customer_id"][0], str(scored["row"][0])
+    monkeypatch.delenv("ANOMALY_MASK_KEY", raising=False)
+    assert "ANOMALY_MASK_KEY" in refused(*options, row, "--mask")
+    monkeypatch.setenv("ANOMALY_MASK_KEY", "sixteen bytes or more")
+    plain, hidden = done(*options, row), done(*options, row, "--mask")
+    assert name in json.dumps(plain) and name not in json.dumps(hidden)
+    assert hidden["event"]["customer_id"].startswith("M-") and hidden["p_value"] == plain["p_value"]
+    assert name not in run(*options, row, "--mask").stdout
+
+
 def test_what_cannot_be_explained_is_named(chain: Chain, here: Path) -> None:
     options = ("explain", chain.events, "--detector", chain.detector, "--scores", chain.scores)
     assert "Give either --event ID or --row N" in refused(*options)

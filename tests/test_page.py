@@ -196,6 +196,23 @@ def test_browser_prints_dark_pages_on_white(visit: Any) -> None:
     assert not page.locator("nav").is_visible()
 
 
+def test_browser_each_printed_page_of_cases_has_its_headings(browser: Any, tmp_path: Path) -> None:
+    pdftotext = shutil.which("pdftotext")
+    if pdftotext is None:
+        pytest.skip("pdftotext is not installed")
+    page = browser.new_page()
+    names = [f"Customer{i:02d}" for i in range(80)]
+    page.goto(write_report(report_data(names, top=0), tmp_path / "long.html").as_uri())
+    page.pdf(path=tmp_path / "long.pdf", prefer_css_page_size=True)
+    page.close()
+    text = subprocess.run(
+        [pdftotext, tmp_path / "long.pdf", "-"], capture_output=True, encoding="utf-8", check=True
+    ).stdout
+    pages = [one.split() for one in text.split("\f") if "Customer" in one]
+    assert len(pages) > 3
+    assert all({"Rank", "Entity", "Alerts", "Rarity", "Reasons"} <= set(words) for words in pages)
+
+
 def test_browser_five_hundred_cases_stay_fast(browser: Any, tmp_path: Path) -> None:
     page = browser.new_page()
     page.goto(write_report(report_data([f"C{i}" for i in range(500)], top=0), tmp_path / "long.html").as_uri())
