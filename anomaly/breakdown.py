@@ -130,7 +130,8 @@ def breakdown(
     fresh = scorer.fresh(errors)
     sums, number = (values[chosen] for values in recent_sums(sequences, fresh, scales))
     mine = {name: values[chosen] for name, values in errors.items()}
-    _check(surprise, -scorer.judge_sums(mine, sums, number).log_p / LN_10, sequences.row[chosen])
+    judged = scorer.judge_sums(mine, sums, number, scorer.pace(sequences)[chosen])
+    _check(surprise, -judged.log_p / LN_10, sequences.row[chosen])
     shares, past = _shares(scorer, mine, window_evidence(number, sums, scorer.dependence_))
     row = sequences.row[chosen]
     long = [

@@ -54,8 +54,8 @@ class EntityState:
         Keys of the categories of its last event, 0 = missing.
     events : int
         How many it has had; all but those that wait are in the memory.
-    time : float
-        Seconds since 1970 of its last event, NaN = none yet.
+    first, time : float
+        Seconds since 1970 of its first event and of its last one, NaN = none yet.
     place : tuple of float
         Latitude and longitude of its last event.
     """
@@ -65,6 +65,7 @@ class EntityState:
         "before",
         "counted",
         "events",
+        "first",
         "memory",
         "met",
         "place",
@@ -88,7 +89,7 @@ class EntityState:
         self.met = tuple([array("Q") for _ in range(categories)])
         self.since = tuple([array("q") for _ in range(categories)])
         self.before = array("Q", [0]) * categories
-        self.events, self.time, self.place = 0, NAN, NOWHERE
+        self.events, self.first, self.time, self.place = 0, NAN, NAN, NOWHERE
 
     def window_counts(self, now: int, windows: Sequence[int]) -> list[int]:
         """How many events before the present one each window ``(now - window, now]`` holds; windows in microseconds."""
@@ -157,7 +158,7 @@ def pack_states(states: Mapping[str, EntityState]) -> Arrays:
         "memory": np.stack([one.memory for one in every]),
         "sums": np.array([one.sums for one in every]).reshape(len(every), -1),
         "events": np.array([one.events for one in every], dtype=np.int64),
-        "places": np.array([[one.time, *one.place] for one in every]),
+        "places": np.array([[one.first, one.time, *one.place] for one in every]),
         "before": np.array([one.before for one in every], dtype=np.uint64).reshape(len(every), -1),
     }
     for name, parts in _ragged(every[0]):
@@ -188,7 +189,7 @@ def unpack_states(
     for at, name in enumerate(names):
         one = EntityState.__new__(EntityState)
         one.memory, one.sums = packed["memory"][at].copy(), array("d", packed["sums"][at])
-        one.events, (one.time, *place) = int(packed["events"][at]), packed["places"][at].tolist()
+        one.events, (one.first, one.time, *place) = int(packed["events"][at]), packed["places"][at].tolist()
         one.place = NOWHERE if place[0] != place[0] and place[1] != place[1] else (place[0], place[1])
         one.before = array("Q", packed["before"][at].tolist())
         for name_ in ("times", "counted", "waiting_numbers", "waiting_codes"):

@@ -8,8 +8,8 @@ Three steps, the same for a table and for a stream:
 2. *Its entity's recent past*: evidence at several time scales from what the events before it were on their own.
    Frauds come in runs. Columns that are sums over earlier events already do not count here: their surprises repeat
    themselves from event to event, in busy weeks as in frauds.
-3. *Both together*, calibrated again among entities that are as busy of late, as far as there is enough of them: the
-   population speaks for the rest (credibility; Bühlmann 1967).
+3. *Both together*, calibrated again among events of entities of the same pace, and as busy of late beside it, as far as
+   there is enough of them: the population speaks for the rest (credibility; Bühlmann 1967).
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ MURMUR = 2.0  # nats of evidence at each scale that say nothing: about 1 in 7 no
 LEAST_LOG_P = -690.0  # exp of it is still a number above 0
 BEYOND_DOUBT = 10.0  # nats; among normal events 1 in 22,000 has neighbours so strange
 SUSPECT_SHARE = 0.03  # of the held-out events, those amid the strangest runs: they teach nothing about normal
-GROUPS = 3  # of entities by how busy they are
+GROUPS = 3  # of events by the pace of their entity, and as many by how busy it is of late beside that
 GROUP_PSEUDO_EVENTS = 1000.0  # held-out events at which a group speaks for itself as loud as the population
 
 
@@ -236,16 +236,16 @@ class Scorer:
                     calibrators[f"{name}.{column.name}"] = TailCalibrator().fit(np.minimum(values, 1e6))
             if name != POPULATION:
                 calibrators[name] = TailCalibrator().fit(self._alone({name: errors[name][normal]}, name))
-        weighed, busy = self.weigh(past, held), _busy(past.number[held])
+        weighed, life = self.weigh(past, held), _life(past.number[held], self.pace(sequences)[held])
         usual = normal[held]
-        self.edges_ = np.quantile(busy[usual], np.arange(1, GROUPS) / GROUPS)
+        self.edges_ = np.quantile(life[usual], np.arange(1, GROUPS) / GROUPS, axis=0).T
         calibrators["all"] = TailCalibrator().fit(weighed[usual])
-        groups = self._group(busy)
-        for group in range(GROUPS):
+        groups = self._group(life)
+        for group in range(GROUPS**2):
             mine = usual & (groups == group)
             if mine.sum() >= GROUP_PSEUDO_EVENTS / 10:
                 calibrators[f"group.{group}"] = TailCalibrator().fit(weighed[mine])
-        self.held_log_p_ = self._calibrated(weighed, busy)
+        self.held_log_p_ = self._calibrated(weighed, life)
         calibrated = np.full(len(sequences), np.nan)
         calibrated[normal] = weighed[usual]
         return calibrated
@@ -288,10 +288,11 @@ class Scorer:
         """
         sums, number = recent_sums(sequences, self.fresh(errors), self.combination.scales)
         chosen = np.ones(len(sequences), dtype=bool) if mask is None else mask
-        return self.judge_sums({name: values[chosen] for name, values in errors.items()}, sums[chosen], number[chosen])
+        mine = {name: values[chosen] for name, values in errors.items()}
+        return self.judge_sums(mine, sums[chosen], number[chosen], self.pace(sequences)[chosen])
 
-    def judge_sums(self, errors: Errors, sums: Float, number: Float) -> Judgement:
-        """Judge N events by what the models said of them and the sums (N, W) over their entities' recent past."""
+    def judge_sums(self, errors: Errors, sums: Float, number: Float, pace: Float) -> Judgement:
+        """Judge N events by what the models said of them, the sums (N, W) over the recent past, and the pace (N,)."""
         models = {
             name: self.calibrators_[name].log_p(self._alone(errors, name))
             for name in self.fields
@@ -299,12 +300,21 @@ class Scorer:
         }
         evidence = window_evidence(number, sums, self.dependence_)
         total = self.combination.total(self.alone(errors), evidence)
-        return Judgement(models, self._calibrated(total, _busy(number)), evidence.max(axis=1, initial=0.0))
+        return Judgement(models, self._calibrated(total, _life(number, pace)), evidence.max(axis=1, initial=0.0))
 
     def past_alone(self, sums: Float, number: Float) -> Float:
         """Natural logs of the p-values of N events if nothing were strange about themselves, (N,); as `judge_sums`."""
         total = self.combination.total(np.zeros(len(sums)), window_evidence(number, sums, self.dependence_))
-        return self._calibrated(total, _busy(number))
+        return self._calibrated(total, _life(number, self.pace(sequences)[mask]))
+
+    def pace(self, sequences: Sequences) -> Float:
+        """How many events each entity has had, this one included, for each stretch as long as the longest window; (N,).
+
+        Half a window more than it is old counts as its time, so that the first events tell little.
+        """
+        longest = max(self.combination.scales, default=0.0)
+        age = sequences.time - np.repeat(sequences.time[sequences.offsets[:-1]], sequences.lengths)
+        return (sequences.position + 1) * (longest / (age + longest / 2)) if longest else np.zeros(len(age))
 
     def alone(self, errors: Errors) -> Float:
         """Surprise of each event on its own, for its entity or among everybody, (N,) in nats."""
@@ -365,13 +375,14 @@ class Scorer:
         """Statistic of one model, (N,)."""
         return np.nan_to_num(combine_fields(errors[name], self.combination.field_weights(self.fields[name])))
 
-    def _group(self, busy: Float) -> NDArray[np.int64]:
-        return np.searchsorted(self.edges_, busy, side="right")
+    def _group(self, life: Float) -> NDArray[np.int64]:
+        pace, busy = (np.searchsorted(edges, one, side="right") for edges, one in zip(self.edges_, life.T, strict=True))
+        return np.asarray(pace * GROUPS + busy)
 
-    def _calibrated(self, total: Float, busy: Float) -> Float:
+    def _calibrated(self, total: Float, life: Float) -> Float:
         """Natural logs of the p-values of `total`: the group's and the population's, each by what it is worth."""
         log_p = self.calibrators_["all"].log_p(total)
-        groups = self._group(busy)
+        groups = self._group(life)
         for group in np.unique(groups):
             one = self.calibrators_.get(f"group.{group}")
             if one is not None:
@@ -395,6 +406,7 @@ def suspects(
     return np.asarray(held & (worst > np.quantile(worst[held], 1 - SUSPECT_SHARE)))
 
 
-def _busy(number: Float) -> Float:
-    """How busy an entity is of late: its events in the longest window."""
-    return number[:, -1] if number.shape[1] else np.zeros(len(number))
+def _life(number: Float, pace: Float) -> Float:
+    """The entity's pace, and how busy it is of late beside that: by the events in the longest window; (N, 2)."""
+    busy = number[:, -1] if number.shape[1] else np.zeros(len(number))
+    return np.column_stack([pace, (busy + 1) / (pace + 1)])

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from array import array
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -19,7 +19,7 @@ from scipy import special
 from anomaly.calibration import TailCalibrator
 from anomaly.evidence import FAR, GENTLE, LOUDEST, SOFT_THRESHOLD
 from anomaly.population import Population
-from anomaly.scorer import GROUP_PSEUDO_EVENTS, POPULATION, Scorer, models
+from anomaly.scorer import GROUP_PSEUDO_EVENTS, GROUPS, POPULATION, Scorer, models
 
 Float = NDArray[np.float64]
 LOG_2 = math.log(2.0)
@@ -118,7 +118,7 @@ class SingleScorer:
         self._models = [(name, tails[name]) for name in scorer.fields if name in tails]
         self._edges, self._dependence = scorer.edges_.tolist(), scorer.dependence_.tolist()
         self._groups: dict[int, tuple[SingleTail, float, float]] = {}
-        for group in range(len(self._edges) + 1):
+        for group in range(GROUPS**2):
             one = scorer.calibrators_.get(f"group.{group}")
             if one is not None:
                 share = one.n_ / (one.n_ + GROUP_PSEUDO_EVENTS)
@@ -140,17 +140,17 @@ class SingleScorer:
             if name in names:
                 self._weights[at, 2 + names.index(name)] = weights
 
-    def judge(self, errors: Float, sums: Sequence[float], number: Sequence[int]) -> Judged:
-        """Judge an event by its errors (K,), and the sums and numbers of the events in each window before it, (W,)."""
+    def judge(self, errors: Float, sums: Sequence[float], number: Sequence[int], pace: float) -> Judged:
+        """Judge an event by its errors (K,), the sums and numbers of each window before it, (W,), and the pace."""
         own, fresh, *alone = self._statistics(errors)
         models = {name: tail(value) for (name, tail), value in zip(self._models, alone, strict=True)}
         evidence = [window_nats(*one) for one in zip(number, sums, self._dependence, strict=True)]
         weighed = self._combination.total(np.array([self._either(-self._own(own), errors)]), np.array([evidence]))
-        busy = number[-1] if len(number) else 0
+        busy = ((number[-1] if len(number) else 0) + 1) / (pace + 1)
         counted = -self._fresh(fresh)
         return Judged(
             models,
-            self._calibrated(float(weighed[0]), busy),
+            self._calibrated(float(weighed[0]), (pace, busy)),
             max(evidence, default=0.0),
             0.0 if counted != counted else min(counted, LOUDEST),
         )
@@ -181,12 +181,16 @@ class SingleScorer:
             found[:2] = [math.nan, math.nan]
         return found
 
-    def _calibrated(self, total: float, busy: float) -> float:
+    def pace(self, events: int, age: float) -> float:
+        """Twin of `Scorer.pace`: of an entity with so many events, the present one included, and so old in seconds."""
+        longest = max(self._combination.scales, default=0.0)
+        return events * (longest / (age + longest / 2)) if longest else 0.0
+
+    def _calibrated(self, total: float, life: tuple[float, float]) -> float:
         """Twin of `Scorer._calibrated`."""
         log_p = self._all(total)
-        group = 0
-        while group < len(self._edges) and self._edges[group] <= busy:
-            group += 1
+        at, beside = (bisect_right(edges, one) for edges, one in zip(self._edges, life, strict=True))
+        group = at * GROUPS + beside
         if group in self._groups:
             tail, mine, rest = self._groups[group]
             log_p = _log_add(mine + tail(total), rest + log_p)

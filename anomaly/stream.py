@@ -275,7 +275,10 @@ class _View:
             self._population.errors(numeric.tolist()),
         ))  # fmt: skip
         recent = entity.window_counts(now, self._scales)
-        judged = self._scorer.judge(errors, nested_sums(entity.counted, recent), recent)
+        if not entity.events:
+            entity.first = parsed.time
+        pace = self._scorer.pace(entity.events + 1, parsed.time - entity.first)
+        judged = self._scorer.judge(errors, nested_sums(entity.counted, recent), recent, pace)
         status = self._status(entity, parsed)
         entity.add(now, judged.counted, amounts, self._keep)
         entity.waiting_numbers.frombytes(numeric.tobytes())

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from conftest import random_histories
+from conftest import DAY, random_histories, sequences_of
 from numpy.typing import NDArray
 
 from anomaly.evidence import loud, measure_dependence, recent_sums, window_evidence
@@ -188,6 +188,31 @@ def test_an_event_of_which_no_model_says_anything_has_no_p_value() -> None:
         values[50] = np.nan
     judged = scorer.judge(silent, sequences)
     assert np.flatnonzero(np.isnan(judged.log_p)).tolist() == [50]
+
+
+def test_pace_is_events_by_the_longest_window() -> None:
+    sequences = sequences_of([[0.0, 100.0, 400.0], [50.0]])
+    scorer = Scorer({}, Combination(scales=(10.0, 200.0)))
+    np.testing.assert_allclose(scorer.pace(sequences), [200 / 100, 400 / 200, 600 / 500, 200 / 100])
+    assert not Scorer({}, Combination()).pace(sequences).any()
+
+
+def test_slow_entities_that_are_harder_to_foretell_are_calibrated_for_themselves() -> None:
+    """Slow ones have errors half as large again; each pace keeps its own stated rate, which one for all would not."""
+    rng = np.random.default_rng(3)
+    days = [np.sort(rng.uniform(0, 40 * DAY, number)).tolist() for number in [40] * 300 + [160] * 150]
+    sequences = sequences_of(days)
+    slow = sequences.lengths[sequences.sequence] == 40
+    said = rng.exponential(size=(len(sequences), 1)) * np.where(slow, 1.5, 1.0)[:, None]
+    scorer = Scorer({"forecaster": (Column(name="amount", kind="number", weight=1.0),)}, COMBINATION)
+    errors = {"forecaster": said.astype(np.float32)}
+    scorer.fit(errors, sequences, sequences.time > 10 * DAY)
+    later = sequences.time > 10 * DAY
+    rare = scorer.judge(errors, sequences, later).log_p <= np.log(0.01)
+    alone = -scorer.calibrators_["all"].log_p(scorer.weigh(scorer.past(errors, sequences), later)) >= -np.log(0.01)
+    assert rare[slow[later]].mean() < 0.014 < 0.017 < alone[slow[later]].mean()
+    assert 0.8 * rare[~slow[later]].mean() > alone[~slow[later]].mean()
+    assert rare[~slow[later]].mean() < 0.01
 
 
 def test_the_suspects_are_the_events_amid_a_run() -> None:

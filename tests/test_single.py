@@ -59,12 +59,13 @@ def test_one_number_is_as_rare_among_everybody() -> None:
     assert one.columns == tuple(("population", column.name) for column in population.fields)
 
 
-def single_judgements(scorer: Scorer, errors: Any, sums: Any, number: Any) -> list[Any]:
+def single_judgements(scorer: Scorer, errors: Any, sums: Any, number: Any, pace: Any) -> list[Any]:
     columns = [(name, column.name) for name, fields in scorer.fields.items() for column in fields]
     shuffled = np.random.default_rng(0).permutation(len(columns))
     single = SingleScorer(scorer, [columns[at] for at in shuffled])
     whole = np.concatenate([errors[name] for name in scorer.fields], axis=1).astype(np.float64)[:, shuffled]
-    return [single.judge(*one) for one in zip(whole, sums.tolist(), number.astype(int).tolist(), strict=True)]
+    given = zip(whole, sums.tolist(), number.astype(int).tolist(), pace.tolist(), strict=True)
+    return [single.judge(*one) for one in given]
 
 
 @pytest.mark.parametrize("hours", [0.0, None])
@@ -81,8 +82,15 @@ def test_one_event_is_judged_as_among_many(
     width = len(scorer.combination.scales)
     number = DRAW.integers(0, 40, (len(sequences), width)).cumsum(axis=1).astype(np.float64)
     sums = number * DRAW.exponential(size=number.shape)
-    expected = scorer.judge_sums(errors, sums, number)
-    found = single_judgements(scorer, errors, sums, number)
+    pace = scorer.pace(sequences)
+    life = np.column_stack([pace, (number[:, -1] + 1) / (pace + 1)])
+    assert len(np.unique(scorer._group(life))) > 3
+    expected = scorer.judge_sums(errors, sums, number, pace)
+    found = single_judgements(scorer, errors, sums, number, pace)
+    columns = [(name, column.name) for name, fields in scorer.fields.items() for column in fields]
+    age = sequences.time - sequences.time[sequences.offsets[:-1]].repeat(sequences.lengths)
+    single = SingleScorer(scorer, columns)
+    assert [single.pace(*one) for one in zip(sequences.position + 1, age, strict=True)] == pace.tolist()
     np.testing.assert_allclose([one.log_p for one in found], expected.log_p, rtol=1e-6, atol=1e-9)
     np.testing.assert_allclose([one.evidence for one in found], expected.evidence, rtol=1e-9)
     for name, log_p in expected.models.items():
@@ -102,6 +110,8 @@ def test_without_a_past_and_without_groups(detector: Detector) -> None:
     scorer.fit(errors, sequences, np.ones(50, dtype=bool))
     assert not [name for name in scorer.calibrators_ if name.startswith("group.")]
     nothing = np.zeros((50, 0))
-    expected = scorer.judge_sums(errors, nothing, nothing)
-    found = single_judgements(scorer, errors, nothing, nothing)
+    pace = scorer.pace(sequences)
+    expected = scorer.judge_sums(errors, nothing, nothing, pace)
+    found = single_judgements(scorer, errors, nothing, nothing, pace)
+    assert not pace.any()
     np.testing.assert_allclose([one.log_p for one in found], expected.log_p, rtol=1e-6, atol=1e-9)
