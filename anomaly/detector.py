@@ -547,6 +547,8 @@ class Detector:
 
     def _quarantine(self, span: float) -> float:
         if self.quarantine_hours is not None:
+            if not 0 <= self.quarantine_hours < np.inf:
+                raise ParameterError(f"Detector: quarantine_hours must be at least 0, got {self.quarantine_hours!r}")
             return self.quarantine_hours * 3600.0
         return float(min(QUARANTINE_GAPS * self.gap_, 0.1 * span))
 
