@@ -180,6 +180,22 @@ def test_an_event_out_of_order_in_any_view_is_forgotten_in_all(views: Views, tab
     assert stream.push(later) == other.push(later)
 
 
+def test_a_saved_stream_goes_on_in_every_view(views: Views, table: pl.DataFrame, tmp_path: Path) -> None:
+    rows = list(table.sort("time").head(300).iter_rows(named=True))
+    stream = Stream(views)
+    for row in rows[:150]:
+        stream.push(row)
+    again = Stream.load(stream.save(tmp_path / "stream"), load_detector(views.save(tmp_path / "views")))
+    assert len(again) == len(stream) == len({row["customer_id"] for row in rows[:150]})
+    told = [again.push(row) for row in rows[150:]]
+    assert told == [stream.push(row) for row in rows[150:]]
+    fresh = Stream(views)
+    afresh = [fresh.push(row) for row in rows[150:]]
+    assert any(one["p_merchant_id"] != other["p_merchant_id"] for one, other in zip(told, afresh, strict=True))
+    with pytest.raises(ArtifactError, match="another detector"):
+        Stream.load(tmp_path / "stream", views.detectors[0])
+
+
 def test_views_are_saved_and_loaded_to_the_bit(views: Views, table: pl.DataFrame, tmp_path: Path) -> None:
     folder = views.save(tmp_path / "views")
     again = load_detector(folder)
