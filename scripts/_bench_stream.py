@@ -29,9 +29,9 @@ Microseconds = np.ndarray[tuple[int], np.dtype[np.float64]]
 def measure(detector: Detector, events: pl.DataFrame) -> dict[str, float]:
     """Figures of the events' second half, after the first half was pushed.
 
-    ``p50_us`` and ``p99_us`` by the clock on the wall, ``cpu_p50_us`` and ``cpu_p99_us`` in processor time, without what
-    other processes take; ``state_bytes`` of the median entity, ``most_state_bytes``; and ``lstm_step_us``, a step of one
-    LSTM of 64 units in plain numpy at the same time, at the median.
+    By the clock on the wall ``p50_us`` and ``p99_us``; in processor time, without what other processes take,
+    ``cpu_p50_us`` and ``cpu_p99_us``; ``state_bytes`` of the median entity and ``most_state_bytes``; ``lstm_step_us``,
+    a step of an LSTM of 64 units in plain numpy at the same time, at the median.
     """
     rows = events.sort(detector.schema.time, maintain_order=True).to_dicts()
     stream, half = Stream(detector), len(rows) // 2
