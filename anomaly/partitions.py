@@ -111,7 +111,7 @@ def score_within(
     detector : Detector
         Fitted.
     source : path, glob, folder, list of these, or frame
-        See `anomaly.sources`. A frame is in memory already; what is bounded then is the scoring.
+        See `anomaly.sources`. A frame, or the answer of a database, is in memory already: only the scoring is bounded.
     out : path
         Ends in .parquet, .csv or .ndjson.
     memory : str or float
@@ -144,16 +144,19 @@ def score_within(
     for number in range(len(table)):
         if run.score(number):
             say(f"scored partition {number + 1} of {len(table)}")
-    found = run.finish(out)
+    try:
+        found = run.finish(out)
+    except InputError:  # there is nothing to score, now or later
+        shutil.rmtree(folder)
+        raise
     shutil.rmtree(folder)
     return found
 
 
 def _marks(detector: Detector, source: Any, memory: str | float, since: When, query: str | None) -> dict[str, Any]:
-    """What an interrupted run must have in common with the one that takes it up; a frame has no marks to know it by."""
-    parts, _ = open_parts(source, query)
-    paths = [Path(part.name) for part in parts]
-    known = query is None and all(path.is_file() for path in paths)
+    """What an interrupted run must have in common with the one that takes it up; a frame has nothing to know it by."""
+    paths = [] if query is not None else [Path(part.name) for part in open_parts(source)[0]]
+    known = paths and all(path.is_file() for path in paths)
     files = [[str(path), path.stat().st_size, path.stat().st_mtime_ns] for path in paths] if known else None
     return {
         "files": files,

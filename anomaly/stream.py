@@ -72,6 +72,11 @@ class Stream:
         A fitted decision rule, as `Detector.threshold` gives it: each score then says whether it is an ``alert``. Rules
         that learn (`OnlineFalseDiscoveryRate`, `PeaksOverThreshold`) learn from each event that is pushed.
 
+    Notes
+    -----
+    An event costs a few small products of a vector. Where numpy's library splits those over several threads, set
+    OMP_NUM_THREADS=1 before Python starts.
+
     Examples
     --------
     Scores of a stream equal those of a table::
@@ -212,6 +217,10 @@ class Stream:
         except (KeyError, ValueError) as error:
             raise ArtifactError(f"Stream.load: the parts in {folder} do not fit together ({error})") from None
         return stream
+
+    def entities(self) -> list[str]:
+        """Keys of the entities met; several columns are joined by U+001F."""
+        return list(self._entities)
 
     def state_bytes(self, entity: str) -> int:
         """Bytes that the state of an entity takes, by its key in the first view; KeyError if it was not met."""

@@ -156,6 +156,25 @@ def test_a_run_that_was_cut_off_goes_on_with_the_next_partition(
     same_scores(pl.read_parquet(out), detector.score(source))
 
 
+def test_a_full_disk_at_the_end_loses_nothing(
+    untidy_detector: Untidy, untidy: pl.DataFrame, tmp_path: Path, memory: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    detector, out = untidy_detector(None), tmp_path / "scores.parquet"
+    source = files_of(untidy, tmp_path / "events", ".csv")
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device", str(out))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(partitions, "_sink", full)
+        with pytest.raises(OSError, match="No space left"):
+            score_within(detector, source, out, memory=memory)
+    told: list[str] = []
+    score_within(detector, source, out, memory=memory, progress=told.append)
+    assert told == []
+    same_scores(pl.read_parquet(out), detector.score(source))
+
+
 @pytest.mark.parametrize("change", ["source", "since", "state"])
 def test_what_was_done_for_other_events_is_done_again(
     untidy_detector: Untidy, untidy: pl.DataFrame, tmp_path: Path, memory: int, change: str
@@ -201,7 +220,7 @@ def test_what_cannot_be_scored_is_refused(
         score_within(detector, untidy, tmp_path / "scores.xlsx", memory=memory)
     with pytest.raises(NotFittedError):
         score_within(Detector(UNTIDY_SCHEMA), untidy, out, memory=memory)
-    assert not out.exists()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_several_views_are_refused(tmp_path: Path, payments: pl.DataFrame) -> None:

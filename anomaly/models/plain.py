@@ -144,23 +144,17 @@ class PlainModels:
         self._outer = np.empty(4 * hidden, dtype=np.float32)
         self._bottleneck = _with_bias(autoencoder.bottleneck, hidden + stats + 1)
         self._decode(autoencoder)
-        layers = [(autoencoder.categories, 3), *zip(heads.categories, (0, 1), strict=True)]
-        self._logits = np.empty(sum(len(_array(layer.bias)) for layer, _ in layers), dtype=np.float32)
-        first = 0
-        self._categories = []
-        for layer, stage in layers:
-            weights = _with_bias(layer, hidden + stats + 1)
-            self._categories.append((self._stages[stage], weights, self._logits[first : first + weights.shape[1]]))
-            first += weights.shape[1]
-        layers = [(autoencoder.numbers, 3), *((layer, stage) for stage, layer in enumerate(heads.numbers))]
-        blocks = []
-        for layer, stage in layers:
-            weights = _with_bias(layer, hidden + stats + 1)
-            block = np.zeros((4, *weights.shape), dtype=np.float32)
-            block[stage] = weights
-            blocks.append(block.reshape(-1, weights.shape[1]))
-        self._mixtures = self._number_rows.arranged(np.concatenate(blocks, axis=1))
-        self._outputs = np.empty(self._mixtures.shape[1], dtype=np.float32)
+        categories = [(autoencoder.categories, 3), *((layer, at) for at, layer in enumerate(heads.categories))]
+        numbers = [(autoencoder.numbers, 3), *((layer, at) for at, layer in enumerate(heads.numbers))]
+        self._logits, self._category_layers = self._last(categories)
+        self._mixtures, self._number_layers = self._last(numbers)
+
+    def _last(self, layers: Sequence[tuple[Any, int]]) -> tuple[Float32, list[tuple[Float32, Float32, Float32]]]:
+        """Room for the outputs of last layers, and of each layer the stage that it reads, its weights and its room."""
+        weights = [(stage, _with_bias(layer, self._stages.shape[1])) for layer, stage in layers]
+        room = np.empty(sum(one.shape[1] for _, one in weights), dtype=np.float32)
+        parts = np.split(room, np.cumsum([one.shape[1] for _, one in weights])[:-1])
+        return room, [(self._stages[stage], one, part) for (stage, one), part in zip(weights, parts, strict=True)]
 
     def _decode(self, autoencoder: AutoencoderNetwork) -> None:
         """Weights of the decoder's one step from an empty cell: there is nothing to forget, and no state to pull."""
@@ -235,15 +229,17 @@ class PlainModels:
         np.multiply(active.reshape(4, hidden), outer.reshape(4, hidden), out=stages[:, :hidden])
         stages[:, hidden:-1] = given[2 * hidden : stats]
         self._rebuild(given)
-        for stage, weights, part in self._categories:
+        for stage, weights, part in self._number_layers:
+            np.dot(stage, weights, out=part)
+        for stage, weights, part in self._category_layers:
             np.dot(stage, weights, out=part)
         found = np.empty(len(self.columns))
-        self._number_rows.errors(self._outputs, numeric, found[: self._split])
+        self._number_rows.errors(self._mixtures, numeric, found[: self._split])
         self._code_rows.errors(self._logits, codes, found[self._split :])
         return found
 
     def _rebuild(self, given: Float32) -> None:
-        """The autoencoder's last layer from what its encoder said, and the numbers' mixtures of both models."""
+        """Put the decoder's state, from which an event is rebuilt, in the place of what the encoder said of it."""
         hidden, width, code = self.hidden, self._code_width, self._code
         np.dot(self._stages[3], self._bottleneck, out=code[:width])
         np.tanh(code[:width], out=code[:width])
@@ -259,7 +255,6 @@ class PlainModels:
         cell *= gates[2]
         np.tanh(cell, out=cell)
         np.multiply(cell, gates[1], out=self._stages[3, :hidden])
-        np.dot(self._stages.reshape(-1), self._mixtures, out=self._outputs)
 
     def _shown(self, numeric: Float32) -> Float32:
         """One event as the embedding shows it to the layers: clipped numbers, a flag for each missing one, and 1."""
@@ -279,23 +274,19 @@ class _NumberRows:
         fields = [field for one in sets for field in one.numbers]
         sides = [{"upper": (1,), "lower": (-1,)}.get(field.column.tail, (1, -1)) for field in fields]
         rows = [(at, side) for at, both in enumerate(sides) for side in both]
-        self._field = np.array([at for at, _ in rows], dtype=np.int64)
         self._column = np.array([fields[at].index for at, _ in rows], dtype=np.int64)
-        self._sign = np.array([float(side) for _, side in rows])
+        self._sign = np.array([side for _, side in rows], dtype=np.float32)
         self._first = np.cumsum([0, *(len(both) for both in sides)])[:-1].astype(np.int64)
+        # From (fields, 3, M) to logits, locations and raw spreads of all rows, (3, M, R).
+        field, part = np.array([at for at, _ in rows], dtype=np.int64), np.arange(3 * COMPONENTS)
+        self._arranged = (part[:, None] + 3 * COMPONENTS * field).reshape(3, COMPONENTS, -1)
         self._twice = np.array([LOG_2 * (len(both) - 1) for both in sides])
         self._counts = [(row, fields[at].column, side) for row, (at, side) in enumerate(rows) if fields[at].column.step]
-        self._work = np.empty((COMPONENTS, 2, len(rows)))
+        self._work = np.empty((COMPONENTS, 2, len(rows)), dtype=np.float32)
 
-    def arranged(self, weights: Float32) -> Float32:
-        """Layer (inputs, fields of 3 M outputs) -> (inputs, 3 M R): logits, locations times the sign, raw spreads."""
-        parts = weights.reshape(len(weights), -1, 3, COMPONENTS)[:, self._field].transpose(0, 2, 3, 1).copy()
-        parts[:, 1] *= self._sign
-        return _plain(parts.reshape(len(weights), -1))
-
-    def errors(self, outputs: Float32, numeric: Float32, out: Float64) -> None:
+    def errors(self, mixtures: Float32, numeric: Float32, out: Float64) -> None:
         """-ln of the tail of each field, >= 0; NaN where the number is missing."""
-        if not len(self._field):
+        if not len(self._column):
             return
         border = numeric.take(self._column) * self._sign
         border -= RESOLUTION
@@ -303,7 +294,8 @@ class _NumberRows:
             border[row] = side * _count_border(float(numeric[self._column[row]]), column, side)
         missing = np.isnan(border)
         np.copyto(border, 0.0, where=missing)
-        logit, location, spread = outputs.astype(np.float64).reshape(3, COMPONENTS, -1)
+        logit, location, spread = mixtures.take(self._arranged)
+        location *= self._sign
         np.logaddexp(spread, 0.0, out=spread)
         spread += SMALLEST_SCALE
         np.subtract(border, location, out=location)
