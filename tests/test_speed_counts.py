@@ -98,7 +98,7 @@ def test_bytes_allocated_for_an_event_are_bounded_however_long_the_history(
         with Allocated() as allocated:
             model.errors(many(history, rows, length))
         spent.append(allocated.bytes / (rows * length))
-    # About four numbers are made for each that is needed; a window of 32 copied out would make it 32 times the inputs alone.
+    # About four numbers are made for each that is needed; windows of 32 would be 32 times the inputs alone.
     assert max(spent) <= 4 * 6 * numbers_of(model)
 
 
