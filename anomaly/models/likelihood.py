@@ -296,7 +296,7 @@ def _gradient(
         categories = softmax.gradient(asked.code, known[count:])
     if len(errors):
         errors.masked_fill_(asked.missing, torch.nan)
-    return torch.dot(torch.cat(losses).flatten(), known.flatten()), (numbers, categories)
+    return (torch.cat(losses) * known).sum(), (numbers, categories)
 
 
 def _back(parts: Sequence[Parts], gradients: Sequence[Parts], by_outputs: tuple[Tensor, Tensor], rows: slice) -> None:
