@@ -113,7 +113,10 @@ class Rescorer:
             # Versions before this one are no past; what is left of the window lies in the history.
             oldest = np.minimum(self._start[which] + sequences.lagged(seconds)[at] - first, border)
             sums[:, column], number[:, column] = self._total[border] - self._total[oldest], border - oldest
-        return self._scorer.judge_sums(errors, sums, number).log_p, self._scorer.past_alone(sums, number)
+        start, last = self._start[which], self.last[which]
+        age = np.where(start == last, 0.0, time - self._base.time[start])
+        pace = self._scorer.paced(last - start + 1, age)
+        return self._scorer.judge_sums(errors, sums, number, pace).log_p, self._scorer.past_alone(sums, number, pace)
 
     def _encoded(
         self, which: Int, edits: Sequence[Mapping[str, Any]]

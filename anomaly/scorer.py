@@ -302,19 +302,24 @@ class Scorer:
         total = self.combination.total(self.alone(errors), evidence)
         return Judgement(models, self._calibrated(total, _life(number, pace)), evidence.max(axis=1, initial=0.0))
 
-    def past_alone(self, sums: Float, number: Float) -> Float:
+    def past_alone(self, sums: Float, number: Float, pace: Float) -> Float:
         """Natural logs of the p-values of N events if nothing were strange about themselves, (N,); as `judge_sums`."""
         total = self.combination.total(np.zeros(len(sums)), window_evidence(number, sums, self.dependence_))
-        return self._calibrated(total, _life(number, self.pace(sequences)[mask]))
+        return self._calibrated(total, _life(number, pace))
 
     def pace(self, sequences: Sequences) -> Float:
-        """How many events each entity has had, this one included, for each stretch as long as the longest window; (N,).
+        """The pace of each event's entity at that time, (N,); see `paced`."""
+        age = sequences.time - np.repeat(sequences.time[sequences.offsets[:-1]], sequences.lengths)
+        return self.paced(sequences.position + 1, age)
 
-        Half a window more than it is old counts as its time, so that the first events tell little.
+    def paced(self, events: NDArray[np.int64], age: Float) -> Float:
+        """How many events an entity has had for each stretch as long as the longest window, (N,).
+
+        Of its first `events`, the present one included, in the `age` seconds since the first one and half a window
+        more, so that the first events tell little.
         """
         longest = max(self.combination.scales, default=0.0)
-        age = sequences.time - np.repeat(sequences.time[sequences.offsets[:-1]], sequences.lengths)
-        return (sequences.position + 1) * (longest / (age + longest / 2)) if longest else np.zeros(len(age))
+        return events * (longest / (age + longest / 2)) if longest else np.zeros(len(age))
 
     def alone(self, errors: Errors) -> Float:
         """Surprise of each event on its own, for its entity or among everybody, (N,) in nats."""

@@ -44,7 +44,8 @@ def slowly(detector: Detector, frame: pl.DataFrame, at: Int, edit: Mapping[str, 
     errors = detector.errors(sequences)
     log_p = float(detector.scorer_.judge(errors, sequences).log_p[-1])
     past = detector.scorer_.past(errors, sequences)
-    return log_p, float(detector.scorer_.past_alone(past.sums[-1:], past.number[-1:])[0])
+    pace = detector.scorer_.pace(sequences)[-1:]
+    return log_p, float(detector.scorer_.past_alone(past.sums[-1:], past.number[-1:], pace)[0])
 
 
 def edits_of(frame: pl.DataFrame, at: int, rng: np.random.Generator) -> list[dict[str, Any]]:
