@@ -114,7 +114,8 @@ class Rescorer:
             oldest = np.minimum(self._start[which] + sequences.lagged(seconds)[at] - first, border)
             sums[:, column], number[:, column] = self._total[border] - self._total[oldest], border - oldest
         start = self._start[which]
-        pace = self._scorer.pace_of(border - start + 1, time - self._base.time[start])
+        age = np.where(border == start, 0.0, time - self._base.time[start])
+        pace = self._scorer.pace_of(border - start + 1, age)
         return self._scorer.judge_sums(errors, sums, number, pace).log_p, self._scorer.past_alone(sums, number, pace)
 
     def _encoded(

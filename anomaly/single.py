@@ -182,7 +182,7 @@ class SingleScorer:
         return found
 
     def pace(self, events: int, age: float) -> float:
-        """Twin of `Scorer.pace`: of an entity with so many events, the present one included, and so old in seconds."""
+        """Twin of `Scorer.paced`: of an entity with so many events, the present one included, and so old in seconds."""
         longest = max(self._combination.scales, default=0.0)
         return events * (longest / (age + longest / 2)) if longest else 0.0
 
