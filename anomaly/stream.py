@@ -219,8 +219,8 @@ class Stream:
         return stream
 
     def entities(self) -> list[str]:
-        """Keys of the entities met; several columns are joined by U+001F."""
-        return list(self._entities)
+        """Keys of the entities met, those of the first view; several columns are joined by U+001F."""
+        return list(self._views[0].entities)
 
     def state_bytes(self, entity: str) -> int:
         """Bytes that the state of an entity takes, by its key in the first view; KeyError if it was not met."""

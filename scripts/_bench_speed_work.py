@@ -13,6 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import _bench_large
 import numpy as np
 import polars as pl
 import torch
@@ -301,7 +302,7 @@ def stream(setting: Setting) -> Figures:
             began = time.perf_counter()
             live.push(row)
             spent.append(time.perf_counter() - began)
-    kept = [_bytes_of(entity, set()) for entity in live._entities.values()]
+    kept = [live.state_bytes(entity) for entity in live.entities()]
     late = np.array(spent[2_000:]) * 1e6
     return {
         "stream.p50_us": float(np.quantile(late, 0.5)),
@@ -350,37 +351,18 @@ def handbook(data: Path) -> Figures:
 
 
 def large(events: int) -> Figures:
-    """Score far more events than fit into memory, by the command line within 1 GB; the exponent from a tenth on."""
+    """Score far more events than fit into memory, by the command line within 1.8 GB; the exponent from a tenth on."""
     found: Figures = {}
     with tempfile.TemporaryDirectory(prefix="anomaly-speed-") as name:
-        folder = Path(name)
-        table = simulate(customers=1000, days=DAYS, seed=SEED)[0]
-        read = read_events(table, SIMULATED_SCHEMA)
-        Detector(SIMULATED_SCHEMA, epochs=1, rehearse=False).fit(read, progress=False).save(folder / "detector")
-        sizes, seconds = [], []
-        for wanted in (events // 10, events):
-            data = folder / f"{wanted}"
-            size = _many_files(table, wanted, data)
-            out = folder / f"scores-{wanted}.parquet"
-            run = run_cli(["score", data, "--detector", folder / "detector", "--memory", "1GB", "--out", out])
-            sizes.append(size)
-            seconds.append(run.seconds)
-            found |= {"large.events": float(size), "large.seconds": run.seconds}
-            if run.peak_mb is not None:
-                found["large.peak_mb"] = run.peak_mb
+        detector, sizes, seconds = None, (events // 10, events), []
+        for size in sizes:
+            runs, detector = _bench_large.measure(Path(name), size, "1.8GB", detector)
+            seconds.append(runs["score"].seconds)
+            found |= {"large.events": float(size), "large.seconds": runs["score"].seconds}
+            if (peak := runs["score"].peak_mb) is not None:
+                found["large.peak_mb"] = peak
     found["scaling.exponent"] = float(np.diff(np.log(seconds))[0] / np.diff(np.log(sizes))[0])
     return found
-
-
-def _many_files(table: pl.DataFrame, wanted: int, folder: Path) -> int:
-    """Write copies of a table, each of other entities, as files in a folder; return the number of events."""
-    folder.mkdir()
-    copies = max(1, round(wanted / len(table)))
-    names = [*SIMULATED_SCHEMA.entity, *([SIMULATED_SCHEMA.event_id] if SIMULATED_SCHEMA.event_id else [])]
-    for copy in range(copies):
-        own = [pl.concat_str(pl.col(name).cast(pl.String), pl.lit(f"-{copy}")).alias(name) for name in names]
-        table.with_columns(own).write_parquet(folder / f"{copy:05d}.parquet")
-    return copies * len(table)
 
 
 def _of_length(sequences: Sequences, length: int, events: int) -> Sequences:
@@ -395,27 +377,6 @@ def _of_length(sequences: Sequences, length: int, events: int) -> Sequences:
         category=sequences.category[pick],
         row=np.arange(events),
     )
-
-
-def _bytes_of(value: Any, seen: set[int]) -> int:
-    """Bytes of an object and all that it holds, each thing once."""
-    if id(value) in seen:
-        return 0
-    seen.add(id(value))
-    size = sys.getsizeof(value)
-    if isinstance(value, torch.Tensor):
-        return size + value.untyped_storage().nbytes()
-    if isinstance(value, np.ndarray):
-        return size + (0 if value.base is None else value.nbytes)
-    inside: list[Any] = []
-    if isinstance(value, dict):
-        inside = [*value.keys(), *value.values()]
-    elif hasattr(value, "__dict__"):
-        inside = list(vars(value).values())
-    elif isinstance(value, list | tuple | set | frozenset) or type(value).__name__ == "deque":
-        inside = list(value)
-    slots = [getattr(value, name) for name in getattr(type(value), "__slots__", ()) if hasattr(value, name)]
-    return size + sum(_bytes_of(one, seen) for one in [*inside, *slots])
 
 
 def _forget_peak() -> None:
