@@ -25,7 +25,7 @@ if __name__ == "__main__" and not inside():
     sys.exit(run_inside(ensure(("baselines",)), __file__, sys.argv[1:]))
 
 import numpy as np
-from _handbook_detector import LEARNED_UNTIL, unsupervised
+from _handbook_detector import LEARNED_UNTIL, Ours
 from _handbook_protocol import (
     FEATURES,
     MEASURES,
@@ -35,7 +35,6 @@ from _handbook_protocol import (
     Scorer,
     Split,
     folds,
-    head,
     labelled,
     last_training_day,
     long_split,
@@ -61,14 +60,18 @@ KINDS = {1: "large amounts", 2: "terminals", 3: "amounts times five"}
 
 def scorers(seed: int = 0, n_jobs: int = 1) -> dict[str, Scorer]:
     """Return all scorers by name, the rules first; another one is one more entry."""
+    ours = Ours(seed)
     return {
         "amount": rule("amount"),
         "ratio": rule("ratio"),
-        "unsupervised": unsupervised(seed),
+        "unsupervised": ours.unsupervised,
         "logistic": labelled(Logistic, seed),
         "forest": labelled(partial(Forest, trees=100, depth=20, n_jobs=n_jobs), seed),
         "xgboost": labelled(partial(Boosting, trees=100, learning_rate=0.3, depth=3, n_jobs=n_jobs), seed),
-        "head": head(seed),
+        "xgboost_views": labelled(
+            partial(Boosting, trees=100, learning_rate=0.1, depth=4, n_jobs=n_jobs), seed, "views"
+        ),
+        "head": ours.head,
     }
 
 
