@@ -110,20 +110,23 @@ class Payments:
         )
 
     @cached_property
-    def views(self) -> Floats:
-        """What the recurrent head is told besides: the features, and more of what its two views show, (N, 38).
-
-        Of the terminal and of the customer what is known of past frauds, a week late; of the customer how far this
-        payment and the last days' are above what is usual for him.
-        """
+    def own(self) -> Floats:
+        """How far this payment, and those of the last days, are above what is usual for the customer, (N, 6)."""
         amount = self.events["TX_AMOUNT"].cast(pl.Float64).to_numpy()
+        return usual(self.card, self.time, amount, windows=seconds((1, 3, 7, 14, 30)))
+
+    @cached_property
+    def views(self) -> Floats:
+        """What the recurrent head is told besides: the features, and more of what its two views show, (N, 46).
+
+        Of the terminal and of the customer what is known of past frauds, a week late; and the customer's `own`.
+        """
         views = {"TERMINAL_ID": (1, 7, 28), "CUSTOMER_ID": (7, 30)}
         past = [
             known_past(self.events[name].to_numpy(), self.time, self.fraud, delay=DELAY * DAY, windows=seconds(days))
             for name, days in views.items()
         ]
-        own = usual(self.card, self.time, amount, windows=seconds((1, 3, 7, 14, 30)))
-        return np.column_stack([self.features, *past, own])
+        return np.column_stack([self.features, *past, self.own])
 
     @cached_property
     def rules(self) -> dict[str, Floats]:

@@ -30,6 +30,8 @@ from anomaly.sequences import Sequences
 
 Float = NDArray[np.float64]
 
+LOUDER = 4.0  # weights of what is read, beside torch's usual start, in a memory that is to last
+
 
 @dataclass(frozen=True, kw_only=True)
 class Sizes:
@@ -132,7 +134,8 @@ def keep_long(memory: Memory, reach: int) -> None:
     """Let the gates start with memories of 2 to `reach` steps.
 
     As in Tallec and Ollivier (2018): a forget bias of ln(T - 1) keeps what was read for about T steps. With the usual
-    start near 0 half of it is gone after each step, and a gradient does not reach a hundred steps back.
+    start near 0 half of it is gone after each step, and a gradient does not reach a hundred steps back. Gates that let
+    in little at a time would write down little of a single event; so what is read starts with larger weights.
     """
     gates = dict(memory.get_submodule("lstm").named_parameters())
     hidden = memory.hidden
@@ -140,6 +143,7 @@ def keep_long(memory: Memory, reach: int) -> None:
     with torch.no_grad():
         gates["bias_hh_l0"].zero_()  # torch adds up two biases
         gates["bias_ih_l0"].zero_()
+        gates["weight_ih_l0"].mul_(LOUDER)
         gates["bias_ih_l0"][: 2 * hidden] = torch.cat([-kept, kept])  # its order: input, forget, cell, output
 
 

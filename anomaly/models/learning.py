@@ -30,7 +30,7 @@ from anomaly.sequences import Sequences
 Float = NDArray[np.float64]
 
 ENOUGH_STEPS = 200  # of the optimiser, where the number of epochs is not given; more learn the frauds by heart
-ENOUGH_DRAWS = 600_000  # events drawn in all where the memory is left as it is, likewise
+ENOUGH_DRAWS = 300_000  # events drawn in all where the memory is left as it is, likewise
 DRAWN = 512  # events of a step there
 LONGEST_ROW = 512  # longer histories train in pieces, side by side; for whole sequences a gradient goes so far back
 CLIP_NORM = 1.0  # largest norm of the gradient
@@ -64,18 +64,36 @@ class Task:
     objective: Objective
 
 
+class Remembered:
+    """What is remembered before each labelled event, read once: rows of N events, kept for the labelled ones alone."""
+
+    @torch.no_grad()
+    def __init__(self, network: LabelledNetwork, task: Task) -> None:
+        known = task.train | task.valid
+        self.place = torch.full((len(known),), -1, device=task.extra.device)
+        index = torch.from_numpy(np.flatnonzero(known)).to(task.extra.device)
+        self.place[index] = torch.arange(len(index), device=index.device)
+        self.memory = torch.zeros(len(index), network.memory.hidden, device=index.device)
+        for _, memory, at in scan(network, task.table, task.sequences, known):
+            self.memory[self.place[at]] = memory.float()
+
+    def __getitem__(self, index: Tensor) -> Tensor:
+        """Of the events `index` (n,), (n, H)."""
+        return self.memory[self.place[index]]
+
+
 class Loop:
     """Epochs of training over the rows that hold labels: seeded, clipped, the learning rate falling along a cosine.
 
     What validates, and what is kept, are the weights averaged over the last steps.
     """
 
-    def __init__(self, wish: Wish, network: LabelledNetwork, task: Task) -> None:
+    def __init__(self, wish: Wish, network: LabelledNetwork, task: Task, remembered: Remembered | None = None) -> None:
         self.wish, self.network, self.task, self.objective = wish, network, task, task.objective
         device = task.extra.device
         self.target, self.train = (torch.from_numpy(one).to(device) for one in (task.target, task.train))
         self._learn_bins()
-        self.cache = _Remembered(network, task) if wish.freeze else None
+        self.cache = remembered
         if self.cache is None:
             self._plan()
             enough = ENOUGH_STEPS // self.steps
@@ -221,21 +239,3 @@ class Loop:
 def _newest(horizon: float, number: Tensor | int) -> float:
     """Weight of the newest weights in their mean: that of one of `horizon`, more in the beginning."""
     return max(1.0 / horizon, 10.0 / (10.0 + float(number)))
-
-
-class _Remembered:
-    """What is remembered before each labelled event, read once: rows of N events, kept for the labelled ones alone."""
-
-    @torch.no_grad()
-    def __init__(self, network: LabelledNetwork, task: Task) -> None:
-        known = task.train | task.valid
-        self.place = torch.full((len(known),), -1, device=task.extra.device)
-        index = torch.from_numpy(np.flatnonzero(known)).to(task.extra.device)
-        self.place[index] = torch.arange(len(index), device=index.device)
-        self.memory = torch.zeros(len(index), network.memory.hidden, device=index.device)
-        for _, memory, at in scan(network, task.table, task.sequences, known):
-            self.memory[self.place[at]] = memory.float()
-
-    def __getitem__(self, index: Tensor) -> Tensor:
-        """Of the events `index` (n,), (n, H)."""
-        return self.memory[self.place[index]]

@@ -28,7 +28,7 @@ from anomaly.models.backbones import BOTH_ENDS, check_backbone
 from anomaly.models.base import SequenceModel, averaged
 from anomaly.models.batches import Table
 from anomaly.models.labelled import Extra, LabelledNetwork, Sizes, all_outputs
-from anomaly.models.learning import Loop, Task
+from anomaly.models.learning import Loop, Remembered, Task
 from anomaly.models.objectives import Level, Objective
 from anomaly.models.training import Mask, Progress, Run, choose_device
 from anomaly.sequences import Sequences
@@ -58,7 +58,7 @@ class Supervised:
     members : int
         Heads that learn side by side and are averaged; they share the memory.
     epochs : int, optional
-        Passes over the labelled history; by default enough for about 200 steps, or for 600,000 events where the memory
+        Passes over the labelled history; by default enough for about 200 steps, or for 300,000 events where the memory
         is left as it is; between 4 and 60.
     patience : int, optional
         Epochs without a better validation loss before the fit stops. By default it goes through all epochs, so that
@@ -80,7 +80,7 @@ class Supervised:
     steps : int
         Steps that a gradient goes back; for whole sequences it goes back up to 512.
     reach : int
-        Longest memory, in steps, that the gates of an LSTM start with: 128 where a cue of a hundred events ago decides.
+        Longest memory, in steps, that the gates of an LSTM start with: 256 where a cue of a hundred events ago decides.
         0 = about one step, torch's usual start; on simulated payments, where the last few events say most, it found
         more.
     seed : int
@@ -93,7 +93,7 @@ class Supervised:
     backbone: str = "lstm"
     hidden: int = 64
     width: int = 128
-    members: int = 4
+    members: int = 2
     epochs: int | None = None
     patience: int | None = None
     learning_rate: float = 3e-3
@@ -195,6 +195,8 @@ class Supervised:
         values = self._extra("fit", sequences, extra)
         self.numeric_, self.category_ = tuple(numeric), tuple(category)
 
+        kept: list[Remembered] = []  # a memory that is left as it is gets read once
+
         def learned(train: Mask, epochs: int | None = None) -> tuple[LabelledNetwork, Run]:
             objective, scaled = self._objective(wanted[train])
             label, *masks = (self._by_event(sequences, one) for one in (scaled(wanted), train, valid))
@@ -203,7 +205,9 @@ class Supervised:
             if self.pretrained is not None:
                 self._take_memory(network, self.pretrained, (*numeric, *category))
             task = Task(sequences, *self._tables(network, sequences, values), label, *masks, objective)
-            run, output = Loop(self, network, task).run(progress, epochs)
+            if self.freeze and not kept:
+                kept.append(Remembered(network, task))
+            run, output = Loop(self, network, task, *kept).run(progress, epochs)
             shift = math.log(objective.kept)
             with torch.no_grad():
                 network.head.bias.add_(shift)
