@@ -309,6 +309,15 @@ def test_balanced_samples_train_few_and_mean_the_share_of_fraud_as_it_is() -> No
     np.testing.assert_array_equal(again.predict_proba(rare(2)[0]), sampled)
 
 
+def test_a_sample_may_hold_several_genuine_events_for_each_fraud() -> None:
+    objective = Binary.of(np.arange(1000) < 20, None, 0.0, 5.0)
+    assert objective.kept * 980 == pytest.approx(100)
+    assert objective.total == pytest.approx(120)
+    assert Binary.of(np.arange(1000) < 20, None, 0.0, 500.0).kept == 1.0
+    with pytest.raises(ParameterError, match="sampling must be 'balanced', above 0 or None, got"):
+        with_rare(sampling=-1.0)
+
+
 def test_a_balanced_sample_holds_as_many_of_both() -> None:
     label = np.arange(1000) < 20
     objective = Binary.of(label, None, 0.0, 1.0)

@@ -2,7 +2,7 @@
 
 One backbone reads whole histories once, and each event gets its outputs from the memory before it, the event itself,
 what the remembered events average to, and what else is known of it: many-to-many, causal, N events for N recurrent
-steps. What is said of a whole sequence is said at its last event, with a bidirectional LSTM also from its other end.
+steps. The network is in `anomaly.models.labelled`, its loop in `learning`. What is said of a whole sequence is said at its last event, with a bidirectional LSTM also from its other end.
 The unsupervised path uses nothing of this module; this one may start from the memory that a forecaster or an
 autoencoder has learned without labels.
 
@@ -199,12 +199,13 @@ class Supervised:
 
         def learned(train: Mask, epochs: int | None = None) -> tuple[LabelledNetwork, Run]:
             objective, scaled = self._objective(wanted[train])
-            label, *masks = (self._by_event(sequences, one) for one in (scaled(wanted), train, valid))
-            self.extra_ = Extra.of(values, masks[0])
+            label, trained, held = (self._by_event(sequences, one) for one in (scaled(wanted), train, valid))
+            self.extra_ = Extra.of(values, trained)
             network = self._make(numeric, category, values.shape[1])
             if self.pretrained is not None:
                 self._take_memory(network, self.pretrained, (*numeric, *category))
-            task = Task(sequences, *self._tables(network, sequences, values), label, *masks, objective)
+            tables = self._tables(network, sequences, values)
+            task = Task(sequences, *tables, label, trained, held, objective)
             if self.freeze and not kept:
                 kept.append(Remembered(network, task))
             run, output = Loop(self, network, task, *kept).run(progress, epochs)
@@ -212,7 +213,7 @@ class Supervised:
             with torch.no_grad():
                 network.head.bias.add_(shift)
             if epochs is None:
-                self._conclude(output + shift, label[masks[1]])
+                self._conclude(output + shift, label[held])
             return network, run
 
         network, self.run_ = learned(train)
