@@ -2,9 +2,9 @@
 
 One backbone reads whole histories once, and each event gets its outputs from the memory before it, the event itself,
 what the remembered events average to, and what else is known of it: many-to-many, causal, N events for N recurrent
-steps. The network is in `anomaly.models.labelled`, its loop in `learning`. What is said of a whole sequence is said at its last event, with a bidirectional LSTM also from its other end.
+steps. What is said of a whole sequence is said at its last event, with a bidirectional LSTM also from its other end.
 The unsupervised path uses nothing of this module; this one may start from the memory that a forecaster or an
-autoencoder has learned without labels.
+autoencoder has learned without labels. The network is in `labelled`, its loop in `learning`.
 
 Letters used in shapes: N events, S sequences, E extra inputs, H hidden units, O outputs, n events of one step of work.
 """
