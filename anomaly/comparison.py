@@ -31,7 +31,7 @@ from anomaly.evaluation import rule_amount, rule_ratio
 from anomaly.files import json_value, whole_file
 from anomaly.history import When, as_events, as_seconds
 from anomaly.ingest import Events, read_labels, write_table
-from anomaly.labels import known_at, known_fraud
+from anomaly.labels import known_at, known_past, usual
 from anomaly.models.baselines import BASELINES
 from anomaly.models.classifier import Classifier
 from anomaly.schema import Schema, check_columns
@@ -46,6 +46,7 @@ RULES = ("amount", "ratio")
 RISK_DAYS = (1.0, 7.0, 30.0)  # windows of known past fraud
 HISTORY_SHARE = 2 / 3  # of the time, where no `since` is given
 VALID_SHARE = 0.2  # of the labelled time, its end: says when to stop, and calibrates probabilities
+NEVER = -1.0  # stands for the days since a fraud that never was, where a model takes no missing number
 HEADS = ("head", "head_pretrained")
 
 
@@ -70,6 +71,8 @@ class World:
     seconds : mapping of str to float
         What was computed of all N events for several scorers: ``encode``, ``judge`` (the surprise); and ``detector``,
         its fit.
+    money : ndarray, shape (N,), optional
+        The field that is summed as money, NaN where missing; None where there is none.
     """
 
     frame: pl.DataFrame
@@ -81,6 +84,7 @@ class World:
     delay: float
     surprise: Float
     seconds: Mapping[str, float]
+    money: Float | None
 
     @property
     def time(self) -> Float:
@@ -98,7 +102,7 @@ class World:
 
     @property
     def risk(self) -> Float:
-        """Past fraud by entity and by each category, as labels of age `delay` tell it: (N, views * 2 * windows)."""
+        """Past fraud by entity and category, as labels of age `delay` tell it, and the entity's usual money, (N, E)."""
         return self._timed_risk[0]
 
     @cached_property
@@ -109,7 +113,9 @@ class World:
         parts = []
         for view in views:
             key = view.fill_null("").rank("dense").to_numpy().astype(np.int64)
-            parts.append(known_fraud(key, self.time, self.fraud, delay=self.delay, windows=windows))
+            parts.append(known_past(key, self.time, self.fraud, delay=self.delay, windows=windows))
+        if self.money is not None:
+            parts.append(usual(self.sequences.sequence, self.time, self.money, windows=windows))
         return np.concatenate(parts, axis=1), time.perf_counter() - began
 
     def spent(self, mask: Mask, *what: str) -> float:
@@ -332,7 +338,9 @@ class Comparison:
             "judge": time.perf_counter() - encoded,
         }
         said, delay = np.stack([surprise, judged.evidence], axis=1), self.label_delay_days * DAY
-        world = World(read.frame, sequences, fraud, scored, train, valid, delay, said, seconds)
+        field = money_field(self.schema)
+        money = None if field is None else read.frame[f"n:{field}"].cast(pl.Float64).fill_null(math.nan).to_numpy()
+        world = World(read.frame, sequences, fraud, scored, train, valid, delay, said, seconds, money)
         one = Scored(surprise[scored], seconds["detector"], world.spent(scored, "encode", "judge"))
         return world, detector, {UNSUPERVISED: one}
 
@@ -352,8 +360,9 @@ class Comparison:
     def _baseline(self, name: str, world: World) -> Scored:
         """A labelled model of the causal features, each event a row."""
         sequences, needs = world.sequences, ("encode", "risk")
+        risk = np.nan_to_num(world.risk, nan=NEVER)
         features = np.nan_to_num(
-            np.concatenate([sequences.numeric, sequences.category, world.risk], axis=1, dtype=np.float64)
+            np.concatenate([sequences.numeric, sequences.category, risk], axis=1, dtype=np.float64)
         )
         learns = world.train | world.valid
         began = time.perf_counter()
@@ -377,6 +386,8 @@ class Comparison:
             epochs=self.epochs,
             seed=self.seed,
             pretrained=detector.models_[-1] if pretrained else None,
+            freeze=pretrained,
+            refit=True,
         )
         encoder = detector.encoder_
         model.fit(

@@ -27,6 +27,8 @@ Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 Ints = NDArray[np.int64]
 
+DAY = 86_400.0
+LEAST = 0.01  # what smaller amounts count as, in their own unit
 SHORTEST = 1e-6  # seconds; times are compared in whole microseconds
 
 
@@ -145,6 +147,108 @@ def rolling(key: ArrayLike, time: ArrayLike, value: ArrayLike, *, windows: Seque
     return view.in_input_order(columns)
 
 
+def known_past(
+    key: ArrayLike, time: ArrayLike, fraud: ArrayLike, *, delay: float, windows: Sequence[float]
+) -> NDArray[np.float64]:
+    """What is known by now of each key's past frauds: how many, which share, since when, and whether they go on.
+
+    The same events and the same delay as in `known_fraud`. A share of few events says little, so here one event of the
+    common share is added to each; and a run of frauds says more than a share, such as that of a terminal in a thief's
+    hands, or of a card that is not blocked yet.
+
+    Parameters
+    ----------
+    key, time, fraud, delay, windows :
+        As in `known_fraud`.
+
+    Returns
+    -------
+    ndarray (N, 3 W + 5)
+        For each window number of events, number of frauds, and (frauds + s) / (events + 1), where s is the share of
+        fraud among all events whose labels are known by now, of any key. Then days since the key's last known fraud;
+        since its last known genuine event; number of known frauds after that one; days since the first of these; days
+        since the first known fraud of the longest window. NaN where there is none.
+
+    Raises
+    ------
+    ParameterError
+        As in `known_fraud`.
+
+    Examples
+    --------
+    Three events at a terminal, the last two fraud, seen ten days later:
+
+    >>> time = np.array([0, 1, 2, 12]) * 86_400.0
+    >>> known_past(["t"] * 4, time, [0, 1, 1, 0], delay=7 * 86_400.0, windows=[30 * 86_400.0])[3].tolist()
+    [3.0, 2.0, 0.6666666666666666, 10.0, 12.0, 2.0, 11.0, 11.0]
+    """
+    view = _View.of("known_past", key, time)
+    given = _labels("known_past", fraud, len(view.time))
+    delay = _lengths("known_past", "delay", [delay])[0]
+    lengths = _lengths("known_past", "windows", windows)
+    common, label = _common_share(view.time_of_input(), given, delay)[view.order], given[view.order]
+    numbers, frauds = _running(~np.isnan(label)), _running(label == 1)
+    stop = lagged(view.time, view.offsets, delay)
+    columns: list[NDArray[Any]] = []
+    for window in lengths:
+        start = lagged(view.time, view.offsets, delay + window)
+        number, found = numbers[stop] - numbers[start], frauds[stop] - frauds[start]
+        columns += [number, found, (found + common) / (number + 1)]
+    start = np.repeat(view.offsets[:-1], np.diff(view.offsets))
+    last_fraud, last_genuine = (np.maximum(_last(label == one)[stop], start - 1) for one in (1, 0))
+    after = np.maximum(last_genuine + 1, start)
+    run = frauds[stop] - frauds[np.minimum(after, stop)]
+    first = lagged(view.time, view.offsets, delay + max(lengths))
+    columns += [
+        view.days_since(last_fraud, last_fraud >= start),
+        view.days_since(last_genuine, last_genuine >= start),
+        run,
+        view.days_since(_next(label == 1)[np.minimum(after, len(label))], run > 0),
+        view.days_since(_next(label == 1)[first], frauds[stop] > frauds[first]),
+    ]
+    return view.in_input_order(columns)
+
+
+def usual(key: ArrayLike, time: ArrayLike, value: ArrayLike, *, windows: Sequence[float]) -> NDArray[np.float64]:
+    """How far each event's value, and the mean of its key's last ones, is above what is usual for the key.
+
+    Usual is the geometric mean of the key's earlier values, with one of everybody's among them; all of it causal.
+
+    Parameters
+    ----------
+    key, time, windows :
+        As in `rolling`.
+    value : array (N,)
+        Amounts, finite; NaN = missing. What is below 0.01 counts as 0.01.
+
+    Returns
+    -------
+    ndarray (N, 1 + W)
+        ln of the value over the usual one; then, for each window, ln of the mean of the values in ``(t_i - w, t_i]``,
+        the event's own included, over the usual one. NaN where there is no value.
+
+    Raises
+    ------
+    ParameterError
+        As in `rolling`.
+
+    Examples
+    --------
+    >>> usual(["a", "a", "a"], [0, 60, 120], [10.0, 10.0, 100.0], windows=[90]).round(2).tolist()
+    [[0.0, 0.0], [0.0, 0.0], [2.3, 1.7]]
+    """
+    means = rolling(key, time, value, windows=windows)[:, 1::2]
+    view = _View.of("usual", key, time)
+    logs = np.log(np.maximum(np.asarray(value, dtype=np.float64), LEAST))
+    ordered = np.argsort(view.time_of_input(), kind="stable")
+    everybody = np.empty(len(logs))
+    everybody[ordered] = _mean_before(logs[ordered], np.zeros(len(logs), dtype=np.int64), 0.0, 0.0)
+    first = np.repeat(view.offsets[:-1], np.diff(view.offsets))
+    typical = view.in_input_order([_mean_before(logs[view.order], first, everybody[view.order], 1.0)])[:, 0]
+    said = np.column_stack([logs, np.log(np.maximum(means, LEAST))]) - typical[:, None]
+    return np.asarray(said)
+
+
 def known_at(time: ArrayLike, fraud: ArrayLike, delay: float, now: float) -> NDArray[np.bool_]:
     """Tell which labels are known at a moment: what a model that is fitted then may learn from.
 
@@ -200,6 +304,17 @@ class _View(NamedTuple):
         code = code[order]
         offsets = np.append(np.flatnonzero(np.diff(code, prepend=-1)), len(code))
         return cls(order, seconds[order], offsets.astype(np.int64))
+
+    def time_of_input(self) -> Floats:
+        """Times (N,) in the order of the input."""
+        found = np.empty(len(self.time))
+        found[self.order] = self.time
+        return found
+
+    def days_since(self, at: Ints, there: Bools) -> Floats:
+        """Days from the sorted event `at` (N,) to each one; NaN where it is not `there`."""
+        then = self.time[np.where(there, at, 0)] if len(self.time) else self.time
+        return np.where(there, (self.time - then) / DAY, np.nan)
 
     def in_input_order(self, columns: Sequence[NDArray[Any]]) -> Floats:
         """Columns (N,) of sorted events as a matrix (N, number of columns) in the order of the input."""
@@ -266,3 +381,34 @@ def _same_length(who: str, n: int, **arrays: NDArray[Any]) -> None:
 def _running(flags: Bools) -> Ints:
     """Number of set flags before each place, shape (N + 1,)."""
     return np.concatenate([[0], np.cumsum(flags)]).astype(np.int64)
+
+
+def _last(flags: Bools) -> Ints:
+    """Index of the last set flag before each place, shape (N + 1,); -1 where there is none."""
+    return np.concatenate([[-1], np.maximum.accumulate(np.where(flags, np.arange(len(flags)), -1))]).astype(np.int64)
+
+
+def _next(flags: Bools) -> Ints:
+    """Index of the first set flag at each place or behind it, shape (N + 1,); N where there is none."""
+    n = len(flags)
+    at = np.where(flags, np.arange(n), n)
+    return np.concatenate([np.minimum.accumulate(at[::-1])[::-1], [n]]).astype(np.int64)
+
+
+def _common_share(time: Floats, label: Floats, delay: float) -> Floats:
+    """Share of fraud among all events whose labels are known at each one, (N,); 0 where none is."""
+    order = np.argsort(time, kind="stable")
+    known, frauds = _running(~np.isnan(label[order])), _running(label[order] == 1)
+    then = microseconds(time) - round(delay * 1e6)
+    at = np.searchsorted(microseconds(time[order]), then, side="right")
+    return np.asarray(frauds[at] / np.maximum(known[at], 1))
+
+
+def _mean_before(value: Floats, start: Ints, prior: Floats | float, weight: float) -> Floats:
+    """Mean of the values (N,) from `start` (N,) up to each event, NaN and itself left out, and a weighted prior."""
+    known = ~np.isnan(value)
+    number, total = _running(known), np.concatenate([[0.0], np.cumsum(np.where(known, value, 0.0))])
+    at = np.arange(len(value))
+    count = number[at] - number[start] + weight
+    own = total[at] - total[start] + weight * prior
+    return np.where(count > 0, own / np.maximum(count, 1e-9), np.where(known, value, 0.0))

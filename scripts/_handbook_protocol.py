@@ -11,7 +11,7 @@ It may read whatever was known when the event happened, and learn from the label
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
 from functools import cached_property
@@ -20,16 +20,13 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-from handbook import CARDS, SCHEMA, SINCE, rules
+from handbook import CARDS, SINCE, rules
 from numpy.typing import NDArray
 
 from anomaly.evaluation import average_precision, card_precision_at_k, daily, roc_auc
-from anomaly.features import Encoder
 from anomaly.history import as_seconds
-from anomaly.ingest import read_events
-from anomaly.labels import known_at, known_fraud, rolling
+from anomaly.labels import known_at, known_fraud, known_past, rolling, usual
 from anomaly.models.baselines import Baseline
-from anomaly.models.classifier import Classifier
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
@@ -40,8 +37,6 @@ EPOCH = date(1970, 1, 1)  # a Thursday
 WINDOWS = (1, 7, 30)  # days
 WEEK, DELAY = 7, 7  # days that train, as many that test; days until a label is known
 LAST_NIGHT_HOUR = 6
-CONTEXT_DAYS = 30.0  # of payments before the training ones that the head reads
-VALID_SHARE = 0.2  # of the training payments, the last ones: they stop the head
 TRAINED_FROM = (date(2018, 7, 25), date(2018, 8, 1), date(2018, 8, 8), date(2018, 8, 15))  # first day of each fold
 FEATURES = (
     "TX_AMOUNT",
@@ -50,6 +45,7 @@ FEATURES = (
     *(f"CUSTOMER_ID_{what}_{days}DAY_WINDOW" for days in WINDOWS for what in ("NB_TX", "AVG_AMOUNT")),
     *(f"TERMINAL_ID_{what}_{days}DAY_WINDOW" for days in WINDOWS for what in ("NB_TX", "RISK")),
 )
+MISSING = -1.0  # what stands for a time since a fraud that never was
 MEASURES = ("auc", "ap", f"cp{CARDS}")
 
 
@@ -101,7 +97,7 @@ class Payments:
         amount = self.events["TX_AMOUNT"].cast(pl.Float64).to_numpy()
         hour = np.floor(np.mod(self.time, DAY) / 3600)
         weekend = np.mod(self.day + EPOCH.weekday(), 7) >= 5
-        windows = [days * DAY for days in WINDOWS]
+        windows = seconds(WINDOWS)
         terminal = self.events["TERMINAL_ID"].to_numpy()
         return np.column_stack(
             [
@@ -112,6 +108,25 @@ class Payments:
                 known_fraud(terminal, self.time, self.fraud, delay=DELAY * DAY, windows=windows),
             ]
         )
+
+    @cached_property
+    def own(self) -> Floats:
+        """How far this payment, and those of the last days, are above what is usual for the customer, (N, 6)."""
+        amount = self.events["TX_AMOUNT"].cast(pl.Float64).to_numpy()
+        return usual(self.card, self.time, amount, windows=seconds((1, 3, 7, 14, 30)))
+
+    @cached_property
+    def views(self) -> Floats:
+        """What the recurrent head is told besides: the features, and more of what its two views show, (N, 46).
+
+        Of the terminal and of the customer what is known of past frauds, a week late; and the customer's `own`.
+        """
+        views = {"TERMINAL_ID": (1, 7, 28), "CUSTOMER_ID": (7, 30)}
+        past = [
+            known_past(self.events[name].to_numpy(), self.time, self.fraud, delay=DELAY * DAY, windows=seconds(days))
+            for name, days in views.items()
+        ]
+        return np.column_stack([self.features, *past, self.own])
 
     @cached_property
     def rules(self) -> dict[str, Floats]:
@@ -128,6 +143,11 @@ class Split:
     test: Ints
 
 
+def seconds(days: Sequence[float]) -> list[float]:
+    """Lengths of windows."""
+    return [one * DAY for one in days]
+
+
 Scorer = Callable[[Payments, Split], Floats]
 
 
@@ -136,47 +156,17 @@ def rule(name: str) -> Scorer:
     return lambda payments, split: payments.rules[name][split.test]
 
 
-def labelled(make: Callable[[], Baseline], seed: int = 0) -> Scorer:
-    """Return a classifier of single events as a scorer: it learns from the features of the training events."""
+def labelled(make: Callable[[], Baseline], seed: int = 0, what: str = "features") -> Scorer:
+    """Return a classifier of single events as a scorer: it learns from `what` is known of the training events.
 
-    def score(payments: Payments, split: Split) -> Floats:
-        model = make().fit(payments.features[split.train], payments.fraud[split.train], seed)
-        return model.predict_proba(payments.features[split.test])
-
-    return score
-
-
-def head(seed: int = 0) -> Scorer:
-    """Return the recurrent head as a scorer: each customer's payments in a row, and the same features beside them.
-
-    It reads the customer's payments of the `CONTEXT_DAYS` before as well, whose labels it does not see. The last fifth
-    of the training payments says which epoch was best.
+    That is the Handbook's ``features``, or the ``views``, all that the recurrent head is told.
     """
 
     def score(payments: Payments, split: Split) -> Floats:
-        begin, end = payments.time[split.train].min() - CONTEXT_DAYS * DAY, payments.time[split.test].max()
-        rows = np.flatnonzero((payments.time >= begin) & (payments.time <= end))
-        frame = read_events(payments.events[rows], SCHEMA).frame
-        trained, tested = np.isin(rows, split.train), np.isin(rows, split.test)
-        back = frame["row"].to_numpy()
-        train = trained[back]
-        encoder = Encoder(SCHEMA).fit(frame, train)
-        sequences = encoder.transform(frame)
-        moments = sequences.time
-        late = moments >= np.quantile(moments[train], 1 - VALID_SHARE)
-        extra, fraud = payments.features[rows][back], payments.fraud[rows][back]
-        model = Classifier(seed=seed).fit(
-            sequences,
-            encoder.numeric,
-            encoder.category,
-            fraud,
-            train=train & ~late,
-            valid=train & late,
-            extra=extra,
-        )
-        scores = np.full(len(rows), np.nan)
-        scores[back] = model.decision_function(sequences, extra=extra, mask=tested[back])
-        return scores[tested]
+        inputs = getattr(payments, what)
+        inputs = np.where(np.isnan(inputs), MISSING, inputs)
+        model = make().fit(inputs[split.train], payments.fraud[split.train], seed)
+        return model.predict_proba(inputs[split.test])
 
     return score
 

@@ -211,6 +211,11 @@ def merge_numbers(
     return _write(folder, content)
 
 
+def read_figures(folder: Path) -> dict[str, float]:
+    """All figures of ``numbers.json``; none if it is not there."""
+    return dict(_read(folder).get("figures", {}))
+
+
 def _content(command: str, figures: Mapping[str, float]) -> dict[str, Any]:
     for name, value in figures.items():
         if not NAME.fullmatch(name):

@@ -46,6 +46,7 @@ CUE = Column(name="cue", kind="category", scored=False, vocabulary=("left", "rig
 LEFT, RIGHT, QUIET, ANSWER = 2, 3, 4, 5
 LENGTHS = (98, 108)  # events from the cue to the answer, both included, differing so that no distance is learned
 BESIDE = ("lstm_reach", "ratio")  # in the table beside the backbones
+REACH = 256  # steps that the gates of `lstm_reach` start with
 KEPT = 0.95  # share of right answers from which on a cue is kept
 
 
@@ -71,7 +72,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--customers", type=int, default=300, help="(default: %(default)s)")
     parser.add_argument("--days", type=int, default=60, help="of payments (default: %(default)s)")
     parser.add_argument("--epochs", type=int, default=6, help="(default: %(default)s)")
-    parser.add_argument("--cue-epochs", type=int, default=18, help="of the cue's task (default: %(default)s)")
+    parser.add_argument("--cue-epochs", type=int, default=24, help="of the cue's task (default: %(default)s)")
     parser.add_argument("--seeds", type=int, default=3, help="simulations, and fits (default: %(default)s)")
     return parser.parse_args(arguments)
 
@@ -161,10 +162,10 @@ def on_cues(epochs: int, seeds: int) -> dict[str, float]:
                 backbone=name.removesuffix("_reach"),
                 hidden=16,
                 epochs=epochs,
-                learning_rate=0.02,
+                learning_rate=0.01,
                 seed=seed,
                 device="cpu",
-                reach=128 if name == "lstm_reach" else 0,
+                reach=REACH if name == "lstm_reach" else 0,
             )
             model.fit(sequences, (), (CUE,), fraud, train=answer & ~late, valid=answer & late)
             chance = model.predict_proba(later, mask=asked)[asked]
@@ -217,8 +218,8 @@ def page(figures: Mapping[str, float], command: str) -> str:
     embeddings."""
     cue = f"""The cue: which of two came first, told {LENGTHS[0] - 2} to {LENGTHS[1] - 3} quiet events later. "cue" is
     the mean share of right answers over the fits (0.5 is a guess), and it is kept where the share is at least {KEPT}.
-    `lstm_reach` is the LSTM with `reach=128`, whose gates start with memories of up to 128 steps; the others start as
-    torch starts them."""
+    `lstm_reach` is the LSTM with `reach={REACH}`, whose gates start with memories of up to {REACH} steps; the others
+    start as torch starts them."""
     parts = [f"Made by\n\n    {command}", _filled(payments), table(head, [row(name) for name in (*CAUSAL, *BESIDE)])]
     return "\n\n".join(["# Backbones", *parts, _filled(cue), _filled(findings(figures))]) + "\n"
 
@@ -249,7 +250,7 @@ def findings(figures: Mapping[str, float]) -> str:
         f"The rule has {ratio:.3f}; {'no better is ' + ', '.join(below) if below else 'every backbone is above it'}.",
         f"In every fit the cue is kept by {always}, in no fit by {never}: to see it is not",
         f"yet to learn it. The LSTM as torch starts it kept it in {kept['lstm']:.0f} of {fits:.0f} fits,",
-        f"with `reach=128` in {kept['lstm_reach']:.0f}.",
+        f"with `reach={REACH}` in {kept['lstm_reach']:.0f}.",
         f"A convolution sees just the last {CONV_REACH} events, attention the last {LAYERS * (WINDOW - 1) + 1}, and",
         "for each entity their state holds what they see, where a recurrence holds a vector or two and has no limit.",
         f"Scoring is fastest with {max(fast, key=fast.__getitem__)}, slowest with {min(fast, key=fast.__getitem__)}.",

@@ -12,7 +12,7 @@ import numpy as np
 import polars as pl
 import pytest
 from _environment import ROOT
-from _handbook_detector import unsupervised
+from _handbook_detector import Ours
 from _handbook_protocol import DAY, EPOCH, FEATURES, MEASURES, TRAINED_FROM, Payments, Split
 
 from anomaly.evaluation import average_precision, card_precision_at_k, roc_auc
@@ -22,7 +22,7 @@ NEEDS_HANDBOOK = pytest.mark.skipif(
     not HANDBOOK.exists(), reason="the Fraud Detection Handbook's payments are not here"
 )
 FIRST = TRAINED_FROM[0]
-SLOW = ("forest", "xgboost", "unsupervised")
+SLOW = ("forest", "xgboost", "xgboost_views", "unsupervised", "head", "customer")
 
 
 def made(customers: int = 60, terminals: int = 30) -> pl.DataFrame:
@@ -141,7 +141,7 @@ def test_a_scorer_learns_from_the_training_labels_alone(payments: Payments) -> N
 def test_the_detector_reads_no_label_and_nothing_that_is_tested(payments: Payments) -> None:
     """It is fitted once for all splits; with every label turned over, and other weeks from then on, it is the same."""
     splits = [protocol.long_split(payments), protocol.fold(payments, FIRST)]
-    scorer = unsupervised(hidden=4, epochs=1)
+    scorer = Ours(hidden=4, epochs=1).unsupervised
     scores = [scorer(payments, split) for split in splits]
     both = np.isin(splits[0].test, splits[1].test)
     np.testing.assert_array_equal(scores[0][both], scores[1])  # one fit
@@ -152,9 +152,24 @@ def test_the_detector_reads_no_label_and_nothing_that_is_tested(payments: Paymen
         TX_FRAUD=pl.Series(~payments.fraud).cast(pl.Int8),
         TX_AMOUNT=pl.when(pl.Series(later)).then(pl.col("TX_AMOUNT") * 3 + 1).otherwise("TX_AMOUNT"),
     )
-    again = unsupervised(hidden=4, epochs=1)(Payments(turned), splits[0])
+    again = Ours(hidden=4, epochs=1).unsupervised(Payments(turned), splits[0])
     np.testing.assert_allclose(again[early], scores[0][early], rtol=1e-9)
     assert (again[~early] != scores[0][~early]).any()
+
+
+def test_the_head_reads_no_label_before_its_time(payments: Payments) -> None:
+    """Labels that are not known on the first test day change no score of that day, nor what is read of it."""
+    split = protocol.fold(payments, FIRST)
+    scores = Ours(hidden=4, epochs=1).head(payments, split)
+    begin = payments.time[split.test].min() // DAY * DAY
+    unknown = payments.time >= begin + DAY - protocol.DELAY * DAY
+    fraud = np.where(unknown, ~payments.fraud, payments.fraud)
+    turned = Payments(payments.events.with_columns(TX_FRAUD=pl.Series(fraud).cast(pl.Int8)))
+    day = payments.time[split.test] < begin + DAY
+    np.testing.assert_array_equal(turned.views[split.test][day], payments.views[split.test][day])
+    np.testing.assert_array_equal(Ours(hidden=4, epochs=1).head(turned, split)[day], scores[day])
+    known = Payments(payments.events.with_columns(TX_FRAUD=pl.Series(~payments.fraud).cast(pl.Int8)))
+    assert (Ours(hidden=4, epochs=1).head(known, split)[day] != scores[day]).any()
 
 
 def test_from_the_file_to_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -164,12 +179,12 @@ def test_from_the_file_to_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     table.write_parquet(data)
     few = {name: scorer for name, scorer in handbook_compare.scorers().items() if name not in SLOW}
     few["oracle"] = lambda payments, split: payments.fraud[split.test].astype(float)  # one more entry is all it takes
-    monkeypatch.setattr(handbook_compare, "scorers", lambda seed, n_jobs: few)  # noqa: ARG005 - forests take long
+    monkeypatch.setattr(handbook_compare, "scorers", lambda *_: few)  # forests take long
     assert handbook_compare.main([str(data), "--reports", str(reports)]) == 0
 
     content = json.loads((reports / "numbers.json").read_text(encoding="utf-8"))
     figures = content["figures"]
-    assert content["command"] == "python scripts/handbook_compare.py small.parquet"
+    assert content["parts"]["long.logistic"]["command"] == "python scripts/handbook_compare.py small.parquet"
     payments = Payments(table)
     splits = protocol.folds(payments)
     for name in few:

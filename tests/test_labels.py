@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from anomaly.errors import ParameterError
-from anomaly.labels import known_at, known_fraud, rolling
+from anomaly.labels import known_at, known_fraud, known_past, rolling, usual
 
 Floats = NDArray[np.float64]
 
@@ -233,3 +233,66 @@ def test_rolling_and_known_at_refuse() -> None:
         known_at([0], [1], -1, 5)
     with pytest.raises(ParameterError, match="known_at: expected now"):
         known_at([0], [1], 1, NAN)
+
+
+# --- known past, and what is usual ------------------------------------------------------------------------------------
+
+
+def events(n: int = 400) -> tuple[NDArray[np.int64], Floats, Floats]:
+    """Keys, times and labels, some of them unknown, some at equal times, in no order."""
+    draw = np.random.default_rng(3)
+    fraud = np.where(draw.random(n) < 0.1, np.nan, draw.random(n) < 0.4)
+    return draw.integers(0, 12, n), draw.integers(0, 60, n) * DAY / 2, fraud
+
+
+def test_known_past_is_what_one_counts_by_hand() -> None:
+    key, time, fraud = events()
+    found = known_past(key, time, fraud, delay=3 * DAY, windows=[2 * DAY, 10 * DAY])
+    for i in range(len(key)):
+        known = (time <= time[i] - 3 * DAY) & ~np.isnan(fraud)
+        common = fraud[known].mean() if known.any() else 0.0
+        mine = known & (key == key[i])
+        expected: list[float] = []
+        for window in (2 * DAY, 10 * DAY):
+            those = fraud[mine & (time > time[i] - 3 * DAY - window)]
+            expected += [len(those), those.sum(), (those.sum() + common) / (len(those) + 1)]
+        rows = np.flatnonzero(mine)
+        rows = rows[np.argsort(time[rows], kind="stable")]
+        frauds, genuine = rows[fraud[rows] == 1], rows[fraud[rows] == 0]
+        run = [row for row in frauds if not len(genuine) or list(rows).index(row) > list(rows).index(genuine[-1])]
+        late = [row for row in frauds if time[row] > time[i] - 13 * DAY]
+        expected += [(time[i] - time[row[0]]) / DAY if len(row) else np.nan for row in (frauds[-1:], genuine[-1:])]
+        expected += [len(run), *((time[i] - time[row[0]]) / DAY if len(row) else np.nan for row in (run, late))]
+        np.testing.assert_allclose(found[i], expected, err_msg=f"event {i}")
+
+
+def test_labels_that_are_not_known_yet_change_nothing_of_the_known_past() -> None:
+    key, time, fraud = events()
+    usual_one = known_past(key, time, fraud, delay=3 * DAY, windows=[10 * DAY])
+    now = 20 * DAY
+    shuffled = fraud.copy()
+    late = time > now - 3 * DAY
+    shuffled[late] = np.random.default_rng(0).permutation(fraud[late])
+    found = known_past(key, time, shuffled, delay=3 * DAY, windows=[10 * DAY])
+    np.testing.assert_array_equal(found[time <= now], usual_one[time <= now])
+    assert not np.array_equal(found[time > now], usual_one[time > now], equal_nan=True)
+
+
+def test_usual_compares_with_the_keys_own_earlier_values() -> None:
+    key, time, _ = events()
+    value = np.exp(np.random.default_rng(1).normal(3, 1, len(key)))
+    value[5] = np.nan
+    found = usual(key, time, value, windows=[4 * DAY])
+    order = np.argsort(time, kind="stable")
+    place = np.argsort(order, kind="stable")
+    for i in range(len(key)):
+        earlier = (place < place[i]) & ~np.isnan(value)
+        everybody = np.log(value[earlier]).mean() if earlier.any() else np.log(value[i])
+        own = np.log(value[earlier & (key == key[i])])
+        typical = (own.sum() + everybody) / (len(own) + 1)
+        window = (place <= place[i]) & (key == key[i]) & (time > time[i] - 4 * DAY) & ~np.isnan(value)
+        recent = np.log(value[window].mean()) if window.any() else np.nan
+        np.testing.assert_allclose(found[i], [np.log(value[i]) - typical, recent - typical], rtol=1e-9)
+    changed = np.where(time > 15 * DAY, value * 7, value)
+    early = time <= 15 * DAY
+    np.testing.assert_allclose(usual(key, time, changed, windows=[4 * DAY])[early], found[early], atol=1e-9)

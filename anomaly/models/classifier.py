@@ -14,13 +14,12 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 import numpy as np
-import torch
 from numpy.typing import ArrayLike, NDArray
 
 from anomaly.errors import InputError, ParameterError
 from anomaly.models.objectives import Binary, Multiclass, Objective, Regression, Weight
 from anomaly.models.probabilities import Calibration, CalibrationKind, Temperature
-from anomaly.models.supervised import Supervised, SupervisedNetwork
+from anomaly.models.supervised import Supervised
 from anomaly.models.training import Mask
 from anomaly.sequences import Sequences
 
@@ -43,9 +42,10 @@ class Classifier(Supervised):
     gamma : float
         Focus on what is not yet told apart (focal loss, Lin, Goyal, Girshick, He and Dollár 2017): each event counts
         (1 - probability of its own label) to this power. 0 = plain cross-entropy.
-    sampling : "balanced" or None
-        Let only so many genuine events train in each epoch, drawn anew, as there are frauds. What that does to the
-        odds is taken back from the logit (King and Zeng 2001), so that it means the share of fraud as it is.
+    sampling : "balanced", float or None
+        Let only so many genuine events train in each epoch, drawn anew, as there are frauds ("balanced"), or so many
+        times as many. What that does to the odds is taken back from the logit (King and Zeng 2001), so that it means
+        the share of fraud as it is.
     calibration : {"platt", "isotonic", "none"}
         How logits become probabilities, learned on the events of `valid`: a line on the scale of log-odds, or knots of
         an isotonic regression joined by lines (for many labels; see `Calibration`). Both keep the ranking. With "none"
@@ -56,7 +56,7 @@ class Classifier(Supervised):
     classes: int = 2
     positive_weight: Weight = None
     gamma: float = 0.0
-    sampling: Literal["balanced"] | None = None
+    sampling: Literal["balanced"] | float | None = None
     calibration: CalibrationKind = "platt"
     calibration_: Calibration | Temperature = field(init=False, repr=False, compare=False)
 
@@ -102,17 +102,14 @@ class Classifier(Supervised):
         balanced = self.positive_weight == "balanced"
         if self.classes > 2:
             return Multiclass.of(target, self.classes, self.gamma, balanced=balanced), np.asarray
-        sampled = self.sampling == "balanced"
-        return Binary.of(target, self.positive_weight, self.gamma, balanced=sampled), np.asarray
+        genuine = 1.0 if self.sampling == "balanced" else self.sampling
+        return Binary.of(target, self.positive_weight, self.gamma, genuine), np.asarray
 
-    def _conclude(self, network: SupervisedNetwork, objective: Objective, output: Float, target: NDArray[Any]) -> None:
+    def _conclude(self, output: Float, target: NDArray[Any]) -> None:
         if self.classes > 2:
             self.calibration_ = Temperature.of(self.calibration, output, target)
-            return
-        shift = math.log(objective.kept)
-        with torch.no_grad():
-            network.last.bias.add_(shift)
-        self.calibration_ = Calibration.of(self.calibration, output[:, 0] + shift, target)
+        else:
+            self.calibration_ = Calibration.of(self.calibration, output[:, 0], target)
 
     def _learned(self) -> Mapping[str, Any]:
         return {f"calibration.{name}": value for name, value in vars(self.calibration_).items()}
@@ -149,8 +146,9 @@ class Classifier(Supervised):
         if self.calibration not in get_args(CalibrationKind):
             kinds = ", ".join(get_args(CalibrationKind))
             raise ParameterError(f"Classifier: calibration must be one of {kinds}, got {self.calibration!r}")
-        if self.sampling not in (None, "balanced"):
-            raise ParameterError(f"Classifier: sampling must be 'balanced' or None, got {self.sampling!r}")
+        sampling = self.sampling
+        if sampling not in (None, "balanced") and (isinstance(sampling, str) or not 0 < sampling < math.inf):
+            raise ParameterError(f"Classifier: sampling must be 'balanced', above 0 or None, got {sampling!r}")
         if self.classes > 2 and (self.sampling or self.calibration == "isotonic" or weight not in (None, "balanced")):
             raise ParameterError(
                 f"Classifier: with classes={self.classes} there is no sampling, no isotonic calibration and no "
@@ -195,7 +193,7 @@ class Regressor(Supervised):
     def _standardised(self, value: NDArray[Any]) -> NDArray[np.float32]:
         return ((value - self.center_) / self.scale_).astype(np.float32)
 
-    def _conclude(self, network: SupervisedNetwork, objective: Objective, output: Float, target: NDArray[Any]) -> None:
+    def _conclude(self, output: Float, target: NDArray[Any]) -> None:
         """Nothing more: the outputs are the values."""
 
     def _learned(self) -> Mapping[str, Any]:

@@ -53,11 +53,12 @@ class Binary:
     kept: float
 
     @classmethod
-    def of(cls, label: Mask, weight: Weight, gamma: float, *, balanced: bool) -> Binary:
-        """Count the labels (n,) of the events that train; `balanced` samples keep as many genuine events as frauds."""
+    def of(cls, label: Mask, weight: Weight, gamma: float, genuine: float | None = None) -> Binary:
+        """Count the labels (n,) of the events that train; samples keep so many `genuine` events for each fraud."""
         frauds, events = int(label.sum()), len(label)
         heavy = float(events / frauds - 1 if weight == "balanced" else weight or 1.0)
-        return cls(events, frauds, heavy, gamma, min(1.0, frauds / (events - frauds)) if balanced else 1.0)
+        kept = 1.0 if genuine is None else min(1.0, genuine * frauds / (events - frauds))
+        return cls(events, frauds, heavy, gamma, kept)
 
     @property
     def total(self) -> float:
