@@ -42,4 +42,5 @@ class Members(nn.Module):
             if number:
                 x = fn.dropout(fn.silu(x), self.dropout, self.training)
             x = torch.baddbmm(bias, x, weight)
-        return x
+        said: Tensor = x
+        return said
