@@ -96,8 +96,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     merge_numbers(wish.reports, "handbook.rows", command, counts(payments, first_of(splits), "handbook.rows"))
     merge_numbers(wish.reports, "long.rows", command, counts(payments, split, "long.rows"))
     figures = read_figures(wish.reports)
-    told = [name for name in named if f"long.{name}.auc" in figures]
-    write_text(wish.reports / "handbook.md", page(figures, told, command))
+    write_text(wish.reports / "handbook.md", page(figures, list(named), command))
     print(f"figures: {wish.reports}")
     return 0
 
@@ -160,9 +159,9 @@ def counts(payments: Payments, split: Split, prefix: str) -> dict[str, float]:
 
 
 def page(figures: Mapping[str, float], names: Sequence[str], command: str) -> str:
-    """Compose handbook.md."""
+    """Compose handbook.md; a scorer that was not measured yet is left out."""
     heads = ["AUC", "AP", "CP@100"]
-    weeks, folded = [first.isoformat() for first in TRAINED_FROM], [name for name in names if name not in LONG_ONLY]
+    weeks, folded = [first.isoformat() for first in TRAINED_FROM], _measured(figures, names, "handbook")
     each = table(
         ["scorer", "measure", *weeks],
         [
@@ -201,11 +200,15 @@ def page(figures: Mapping[str, float], names: Sequence[str], command: str) -> st
 
 def by_long_page(figures: Mapping[str, float], names: Sequence[str], heads: Sequence[str]) -> str:
     """Compose what handbook.md says of the long split."""
+    names = _measured(figures, names, "long")
     kinds = [(f"S{kind} {what}", f"s{kind}.{key}") for kind in KINDS for what, key in (("AUC", "auc"), ("AP", "ap"))]
     kinds = [(head, key) for head, key in kinds if f"long.{names[0]}.{key}" in figures]
     long = table(
         ["scorer", *heads, *(head for head, _ in kinds)],
-        [[name, *(figures[f"long.{name}.{key}"] for key in (*MEASURES, *(key for _, key in kinds)))] for name in names],
+        [
+            [name, *(figures.get(f"long.{name}.{key}", "") for key in [*MEASURES, *(k for _, k in kinds)])]
+            for name in names
+        ],
     )
     share = figures["long.rows.test_frauds"] / figures["long.rows.test"]
     parts = [
@@ -214,9 +217,9 @@ def by_long_page(figures: Mapping[str, float], names: Sequence[str], heads: Sequ
             {figures["long.rows.train_frauds"]:,} frauds; tested on the {figures["long.rows.test"]:,} from then to the
             end of September, {figures["long.rows.test_frauds"]:,} of them fraud ({share:.2%}, which is the AP of a
             random ranking). No card is taken out: neither known ones nor, in CP@100, those found on earlier days, which
-            count again. (In the folds a card that was found is taken out of the days after, as the Handbook does.)
-            Models aren't trained again; past fraud at a terminal goes on being read, a week late. `customer` is a head
-            that knows the customer's own payments alone: no terminal, no past fraud. S1 ({KINDS[1]}), S2 ({KINDS[2]})
+            count again (empty: not measured so yet). In the folds a card that was found is taken out of the days
+            after, as the Handbook does. Models aren't trained
+            again; past fraud at a terminal goes on being read, a week late. `customer` is a head that knows the customer's own payments alone: no terminal, no past fraud. S1 ({KINDS[1]}), S2 ({KINDS[2]})
             and S3 ({KINDS[3]}) stand against the genuine payments alone."""),
         long,
         _filled("""S2 marks all payments at a terminal for 28 days and changes nothing else. Without labels nothing
@@ -224,6 +227,10 @@ def by_long_page(figures: Mapping[str, float], names: Sequence[str], heads: Sequ
             apart without them."""),
     ]
     return "\n\n".join(parts)
+
+
+def _measured(figures: Mapping[str, float], names: Sequence[str], split: str) -> list[str]:
+    return [name for name in names if f"{split}.{name}.auc" in figures]
 
 
 def _filled(text: str) -> str:

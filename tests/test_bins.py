@@ -16,7 +16,7 @@ def learned(column: NDArray[np.float64], kind: NDArray[np.int64]) -> Bins:
 
 
 def codes(bins: Bins, *numbers: float) -> NDArray[np.float32]:
-    return bins(torch.tensor(numbers)[:, None]).numpy()
+    return np.asarray(bins(torch.tensor(numbers)[:, None]).numpy())
 
 
 def test_a_code_counts_the_bins_below_and_the_share_of_its_own() -> None:

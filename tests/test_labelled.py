@@ -61,7 +61,7 @@ def test_outputs_of_chosen_events_are_those_of_all(history: History) -> None:
 
 def test_gates_start_with_memories_up_to_the_reach(history: History) -> None:
     network, *_ = made(history)
-    before = network.memory.get_submodule("lstm").weight_ih_l0.detach().clone()
+    before = network.memory.get_submodule("lstm").get_parameter("weight_ih_l0").detach().clone()
     keep_long(network.memory, 200)
     gates = dict(network.memory.get_submodule("lstm").named_parameters())
     closed, kept = gates["bias_ih_l0"][:6], gates["bias_ih_l0"][6:12]

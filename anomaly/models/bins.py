@@ -75,4 +75,4 @@ def _quantiles(
     order = np.argsort(values, kind="stable")
     reached = np.cumsum(weight[order])
     at = np.searchsorted(reached, levels * reached[-1] * (1 - 1e-12))
-    return values[order][np.minimum(at, len(values) - 1)]
+    return np.asarray(values[order][np.minimum(at, len(values) - 1)])

@@ -95,7 +95,8 @@ class Loop:
         self._learn_bins()
         self.cache = remembered
         if self.cache is None:
-            self._plan()
+            self.plan = self._planned()
+            self.steps = sum(-(-int(length[0]) // self.plan.steps) for _, length in self.plan.groups)
             enough = ENOUGH_STEPS // self.steps
         else:
             drawn = max(1, int(self._sample(0).sum()))
@@ -153,28 +154,36 @@ class Loop:
         kind = task.target[rows]
         self.network.bins.learn(numbers, kind.astype(np.int64) if kind.dtype.kind in "bi" else np.zeros(len(rows), int))
 
-    def _plan(self) -> None:
+    def _planned(self) -> Plan:
         """Cut the histories into rows and chunks; behind the last label of a sequence nothing is read."""
         wish, sequences = self.wish, self.task.sequences
         position = np.where(self.task.train, sequences.position + 1, 0)
         until = np.maximum.reduceat(position, sequences.offsets[:-1])
         whole = wish.level == "sequence"  # a cut would lose the beginning
         steps, longest = (LONGEST_ROW, None) if whole else (wish.steps, LONGEST_ROW)
-        self.plan = Plan.of(sequences.offsets, until=until, events=wish.batch_events, steps=steps, longest=longest)
-        self.steps = sum(-(-int(length[0]) // steps) for _, length in self.plan.groups)
+        return Plan.of(sequences.offsets, until=until, events=wish.batch_events, steps=steps, longest=longest)
 
     @torch.inference_mode()
     def _validate(self) -> tuple[Float, float]:
         """Outputs for the events of `valid`, and their mean loss."""
-        task, network = self.task, self.averaged.module.eval()
+        task, network = self.task, self._averaged()
         if self.cache is None:
             output = all_outputs(network, task.table, task.extra, task.sequences, task.valid)[task.valid]
         else:
-            parts = torch.from_numpy(np.flatnonzero(task.valid)).to(task.extra.device).split(8 * DRAWN)
-            said = [network.outputs(self.cache[at], Events.pick(task.table, at), task.extra[at]) for at in parts]
+            rows = torch.from_numpy(np.flatnonzero(task.valid)).to(task.extra.device)
+            said = [
+                network.outputs(self.cache[at], Events.pick(task.table, at), task.extra[at])
+                for at in torch.split(rows, 8 * DRAWN)
+            ]
             output = torch.cat(said).double().cpu().numpy()
         target = torch.from_numpy(task.target[task.valid])
         return output, float(self.objective.losses(torch.from_numpy(output) + self._shift, target).mean())
+
+    def _averaged(self) -> LabelledNetwork:
+        """The network with the averaged weights."""
+        network = self.averaged.module
+        assert isinstance(network, LabelledNetwork)
+        return network.eval()
 
     @property
     def _shift(self) -> float:
@@ -217,7 +226,7 @@ class Loop:
         train, draw = self._sample(epoch), np.random.default_rng([self.wish.seed, epoch])
         if self.cache is not None:
             rows = np.flatnonzero(train.cpu().numpy())
-            for at in torch.from_numpy(draw.permutation(rows)).to(train.device).split(DRAWN):
+            for at in torch.split(torch.from_numpy(draw.permutation(rows)).to(train.device), DRAWN):
                 yield at, self.cache[at], len(at), len(rows)
             return
         for group in draw.permutation(len(self.plan.groups)):

@@ -33,7 +33,8 @@ class Members(nn.Module):
     @property
     def bias(self) -> Tensor:
         """Of the last layer, (M, 1, O)."""
-        return self.biases[-1]
+        last: Tensor = self.biases[-1]
+        return last
 
     def forward(self, inputs: Tensor) -> Tensor:
         """(n, I) -> what each member says, (M, n, O)."""
@@ -42,4 +43,5 @@ class Members(nn.Module):
             if number:
                 x = fn.dropout(fn.silu(x), self.dropout, self.training)
             x = torch.baddbmm(bias, x, weight)
-        return x
+        said: Tensor = x
+        return said
