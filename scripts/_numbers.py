@@ -213,7 +213,7 @@ def merge_numbers(
 
 def read_figures(folder: Path) -> dict[str, float]:
     """All figures of ``numbers.json``; none if it is not there."""
-    return dict(_read(folder).get("figures", {}))
+    return dict(read_numbers(folder).get("figures", {}))
 
 
 def _content(command: str, figures: Mapping[str, float]) -> dict[str, Any]:
