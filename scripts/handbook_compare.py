@@ -214,14 +214,14 @@ def by_long_page(figures: Mapping[str, float], names: Sequence[str], heads: Sequ
     parts = [
         "## All labels of four months",
         _filled(f"""Trained on the {figures["long.rows.train"]:,} payments whose labels are known on {SINCE}, with
-            {figures["long.rows.train_frauds"]:,} frauds; tested on the {figures["long.rows.test"]:,} from then to the
-            end of September, {figures["long.rows.test_frauds"]:,} of them fraud ({share:.2%}, which is the AP of a
-            random ranking). No card is taken out: neither known ones nor, in CP@100, those found on earlier days, which
-            count again (empty: not measured so yet). In the folds a card that was found is taken out of the days
-            after, as the Handbook does. Models aren't trained
-            again; past fraud at a terminal goes on being read, a week late. `customer` is a head that knows the
-            customer's own payments alone: no terminal, no past fraud. S1 ({KINDS[1]}), S2 ({KINDS[2]})
-            and S3 ({KINDS[3]}) stand against the genuine payments alone."""),
+            {figures["long.rows.train_frauds"]:,} frauds; tested on the {figures["long.rows.test"]:,} from then to
+            the end of September, {figures["long.rows.test_frauds"]:,} of them fraud ({share:.2%}, which is the AP
+            of a random ranking). No card is taken out: neither known ones nor, in CP@100, those found on earlier
+            days, which count again (empty: not measured so yet). In the folds a card that was found is taken out of
+            the days after, as the Handbook does. Models aren't trained again; past fraud at a terminal goes on
+            being read, a week late. `customer` is a head that knows the customer's own payments alone: no terminal,
+            no past fraud. S1 ({KINDS[1]}), S2 ({KINDS[2]}) and S3 ({KINDS[3]}) stand against the genuine payments
+            alone."""),
         long,
         _filled("""S2 marks all payments at a terminal for 28 days and changes nothing else. Without labels nothing
             ranks it above chance, so what is found there is what labels add; a customer's own history tells S1 and S3
