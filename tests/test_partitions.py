@@ -68,7 +68,8 @@ def same_scores(found: pl.DataFrame, expected: pl.DataFrame) -> None:
     assert found.columns == expected.columns
     chance = [name for name in found.columns if name[:2] == "p_" or name == "score"]
     assert_frame_equal(found.select(chance), expected.select(chance), abs_tol=1e-6, rel_tol=0)
-    assert_frame_equal(found.drop(chance), expected.drop(chance), abs_tol=1e-5, rel_tol=1e-5)
+    # A field's surprise is read between held-out values, of which some lie 1e-4 apart: rounding shows there.
+    assert_frame_equal(found.drop(chance), expected.drop(chance), abs_tol=1e-4, rel_tol=1e-5)
 
 
 @pytest.mark.parametrize("suffix", [".parquet", ".csv", ".ndjson"])

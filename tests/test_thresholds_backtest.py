@@ -184,7 +184,7 @@ def test_a_rule_of_the_batch_has_its_promise_tested_only() -> None:
     p, time, entity = held_out(n=3_000)
     p[:40] = 1e-7
     rule = FalseDiscoveryRate(0.1).fit(p, time, entity)
-    decided = rule.decide(p)
+    decided = rule.decide(p, entity=entity)
     assert rule.backtest_.events.sum() == decided.sum() >= 40
     assert rule.backtest_.cases.sum() == len(slow_cases(time, entity, decided, 24.0))
 
