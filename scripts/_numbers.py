@@ -192,7 +192,7 @@ def merge_numbers(
     """Put the figures of one part among the others in ``numbers.json``; their names begin with the part and a dot.
 
     What the file says of its other figures stays as it is; who made these, from which code and where, stands under
-    ``parts``. A file that is not there yet is made. With `prefixes` the names begin with one of these instead.
+    ``parts``, and on top if the same command made the rest. A file that is not there yet is made. With `prefixes` the names begin with one of these instead.
 
     Raises
     ------
@@ -206,7 +206,8 @@ def merge_numbers(
     old, made = read_numbers(folder), _content(command, figures)
     merged = {name: value for name, value in old.get("figures", {}).items() if not name.startswith(begins)}
     merged |= made.pop("figures")
-    content = {key: old.get(key, made[key]) for key in ("command", "commit", "machine")}
+    newest = made if old.get("command", command) == command else old
+    content = {key: newest[key] for key in ("command", "commit", "machine")}
     content |= {"parts": old.get("parts", {}) | {part: made}, "figures": dict(sorted(merged.items()))}
     return _write(folder, content)
 
