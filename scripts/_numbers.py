@@ -192,7 +192,8 @@ def merge_numbers(
     """Put the figures of one part among the others in ``numbers.json``; their names begin with the part and a dot.
 
     What the file says of its other figures stays as it is; who made these, from which code and where, stands under
-    ``parts``, and on top if the same command made the rest. A file that is not there yet is made. With `prefixes` the names begin with one of these instead.
+    ``parts``, and on top if the same command made the rest. A file that is not there yet is made. With `prefixes` the
+    names begin with one of these instead.
 
     Raises
     ------

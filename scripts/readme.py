@@ -157,7 +157,6 @@ def report(figures: Figures) -> str:
 
 def speed(figures: Figures) -> str:
     """Compose what is told of speed, targets that were missed among it."""
-
     found = {name.replace(".", "_"): value for name, value in figures.items()}
     return """### Speed
 
