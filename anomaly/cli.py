@@ -349,7 +349,7 @@ def explain(
     rule = fitted.threshold(**{name: value for name, value in given.items() if value is not None})
     read = read_events_told(source, fitted.schema, query)
     table = fitted.score(read) if scores is None else read_scores(scores, read, fitted, None)
-    hidden = None if key is None else NameMask(key, read.frame["entity"].unique().to_list())
+    hidden = None if key is None else NameMask(key, read.names)
     story = event_story(fitted, read, table, find_row(read, table, event, row), rule, hidden)
     facts, notes = story.facts, list(read.notes)
     notes = notes if hidden is None else hidden.values(notes)

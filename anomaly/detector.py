@@ -338,7 +338,7 @@ class Detector:
         """
         read, scores = self._scored(events, scores)
         rule = self.threshold(**threshold)
-        mask = None if mask_key is None else NameMask(mask_key, read.frame["entity"].unique().to_list())
+        mask = None if mask_key is None else NameMask(mask_key, read.names)
         told = partial(self.explain, read, scores=scores)
         cases = self.cases(read, scores, rule, mask)
         source = Source(

@@ -89,6 +89,12 @@ class Events:
         """How many events were accepted."""
         return self.frame.height
 
+    @property
+    def names(self) -> list[str]:
+        """Keys of all entities, of every view."""
+        columns = ["entity", *(f"{VIEW}{name}" for name in self.schema.view_names[1:])]
+        return pl.concat([self.frame[name].drop_nulls().alias("entity") for name in columns]).unique().to_list()
+
     def seen_by(self, view: Schema) -> Events:
         """The events as one of the schema's views sees them: those that have an entity there, sorted by its entities.
 

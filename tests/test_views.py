@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -213,6 +214,17 @@ def test_a_report_of_views_is_written(views: Views, table: pl.DataFrame, told: p
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert "by merchant_id" in page
     assert "Further views" in page
+
+
+def test_a_mask_hides_the_names_of_every_view(
+    views: Views, table: pl.DataFrame, told: pl.DataFrame, tmp_path: Path
+) -> None:
+    path = tmp_path / "report.html"
+    views.report(path, told, events=table, budget_per_day=2, mask_key=b"sixteen bytes or more")
+    page = path.read_text(encoding="utf-8")
+    for column in ("customer_id", "merchant_id"):
+        names = {name for name in table[column].drop_nulls().unique() if len(name) > 2}
+        assert names and not any(re.search(rf"\b{re.escape(name)}\b", page) for name in names)
 
 
 def test_the_story_of_an_event_is_told_from_saved_scores(
