@@ -23,13 +23,11 @@ BLOCK = 8192  # events at a time
 LOUDEST = 7.0  # nats that one event adds to evidence at most: 1 in 1,100; a run is more than one event
 
 
-def combine_fields(
-    surprise: NDArray[np.floating[Any]], weight: Float, threshold: float = SOFT_THRESHOLD, gentle: float = GENTLE
-) -> Float:
+def combine_fields(surprise: NDArray[np.floating[Any]], weight: Float) -> Float:
     """One statistic per event from the surprises of its fields; higher = stranger.
 
-    Soft-thresholded Fisher sum (TFisher, Zhang, Tong, Landers and Wu 2020): what each field exceeds `threshold` by,
-    summed. A fraud shows in few fields, and the noise of the others must not drown it. The sum splits exactly into its
+    Soft-thresholded Fisher sum (TFisher, Zhang, Tong, Landers and Wu 2020): what each field exceeds `SOFT_THRESHOLD`
+    by, summed, and a little of the rest for order. A fraud shows in few fields, and the noise of the others must not drown it. The sum splits exactly into its
     fields. It is no p-value: calibrate it.
 
     Parameters
@@ -38,10 +36,6 @@ def combine_fields(
         -ln of each field's tail probability; NaN = no statement, adds nothing.
     weight : ndarray, shape (K,)
         What each field counts.
-    threshold : float
-        Nats at which a field begins to say something.
-    gentle : float
-        What each nat below counts beside one above.
 
     Returns
     -------
@@ -52,20 +46,20 @@ def combine_fields(
     # Block by block: what stays in the processor's cache is done in a third of the time, and no copy is large.
     for start in range(0, len(surprise), BLOCK):
         block = surprise[start : start + BLOCK]
-        said = field_nats(block, threshold, gentle) @ weight
+        said = field_nats(block) @ weight
         total[start : start + BLOCK] = np.where(np.isnan(block).all(axis=1), np.nan, said)
     return total
 
 
-def field_nats(surprise: NDArray[np.floating[Any]], threshold: float = SOFT_THRESHOLD, gentle: float = GENTLE) -> Float:
-    """What each field says before it is weighed, (N, K); parameters as for `combine_fields`, NaN says 0."""
+def field_nats(surprise: NDArray[np.floating[Any]]) -> Float:
+    """What each field says before it is weighed, (N, K); NaN says 0."""
     known = surprise.astype(np.float64)
     known[np.isnan(known)] = 0.0
     np.minimum(known, 1e30, out=known)
     far = known > FAR
     if far.any():
         known[far] = FAR + np.log1p(known[far] - FAR)
-    return np.asarray(np.maximum(known - threshold, 0.0) + gentle * known)
+    return np.asarray(np.maximum(known - SOFT_THRESHOLD, 0.0) + GENTLE * known)
 
 
 def recent_sums(sequences: Sequences, surprise: Float, scales: Sequence[float]) -> tuple[Float, Float]:

@@ -76,11 +76,6 @@ def test_fields_are_added_by_what_exceeds_the_threshold() -> None:
     np.testing.assert_allclose(combine_fields(surprise, weight), expected)
 
 
-def test_a_field_that_hardly_counts_says_nothing_below_its_threshold() -> None:
-    found = combine_fields(np.array([[6.9], [7.0], [9.0]]), np.array([2.0]), threshold=7.0, gentle=0.0)
-    assert found.tolist() == [0.0, 0.0, 4.0]
-
-
 def test_a_missing_field_adds_nothing_and_an_event_without_fields_says_nothing() -> None:
     weight = np.array([1.0, 2.0])
     found = combine_fields(np.array([[7.0, NAN], [7.0, 0.0], [NAN, NAN]]), weight)
