@@ -27,8 +27,8 @@ def combine_fields(surprise: NDArray[np.floating[Any]], weight: Float) -> Float:
     """One statistic per event from the surprises of its fields; higher = stranger.
 
     Soft-thresholded Fisher sum (TFisher, Zhang, Tong, Landers and Wu 2020): what each field exceeds `SOFT_THRESHOLD`
-    by, summed, and a little of the rest for order. A fraud shows in few fields, and the noise of the others must not drown it. The sum splits exactly into its
-    fields. It is no p-value: calibrate it.
+    by, summed, and a little of the rest for order. A fraud shows in few fields, and the noise of the others must not
+    drown it. The sum splits exactly into its fields. It is no p-value: calibrate it.
 
     Parameters
     ----------
