@@ -238,7 +238,7 @@ class TailCalibrator:
         few = (_FEWEST_EQUAL - 0.5) / (self.n_ + 1.0) if self.n_ >= _FEWEST_SMOOTH else 0.0
         return np.where(self.at_ - self.above_ < max(ATOM, few), self.at_, self.above_)
 
-    def _bend(self) -> tuple[float, float]:
+    def bend(self) -> tuple[float, float]:
         """Excess where a tail of negative shape turns exponential, and the scale from there on."""
         shrunk = self._reach() ** self.shape_
         return self.scale_ * (shrunk - 1.0) / self.shape_, self.scale_ * shrunk
@@ -256,7 +256,7 @@ class TailCalibrator:
                 return np.asarray(base - z / self.scale_)
             if self.shape_ > 0:
                 return np.asarray(base - np.log1p(self.shape_ * (z / self.scale_)) / self.shape_)
-            bend, scale = self._bend()
+            bend, scale = self.bend()
             near = np.log1p(self.shape_ * np.minimum(z, bend) / self.scale_) / self.shape_
             return np.asarray(base - near - np.maximum(z - bend, 0.0) / scale)
 
@@ -267,7 +267,7 @@ class TailCalibrator:
         with np.errstate(over="ignore"):
             if self.shape_ > 0:
                 return np.asarray(self.scale_ * np.expm1(-self.shape_ * log_share) / self.shape_)
-            _, scale = self._bend()
+            _, scale = self.bend()
             turn = -float(np.log(self._reach()))
             near = self.scale_ * np.expm1(-self.shape_ * np.maximum(log_share, turn)) / self.shape_
             return np.asarray(near + np.maximum(turn - log_share, 0.0) * scale)

@@ -1,29 +1,39 @@
 """Entity state: all that a stream carries from one event of an entity to the next, small and bounded.
 
-Flat arrays, not objects: an event that is still in a window costs 12 bytes and 8 for each amount, one that waits out
-the quarantine 4 a number and 1 or 2 a code. `sequences.MOST_RECENT`, `MOST_WAITING` and `MOST_VALUES` bound them,
-however busy an entity is; the table counts by the same bounds.
+An entity's state is one string of bytes. It is unpacked into a `Workbench`, an event's encoded columns are worked out
+there from what went before, and what is to be remembered is packed again: an event that is refused, or that breaks off,
+leaves the old string as it was. An event that is still in a window costs 12 bytes and 8 for each amount, one that waits
+out the quarantine 4 a number and 2 a code, a value that was met 8, or 16 while that is news.
+`sequences.MOST_RECENT`, `MOST_WAITING` and `MOST_VALUES` bound them, however busy an entity is; the table counts by the
+same bounds.
 """
 
 from __future__ import annotations
 
 import math
-import sys
-from array import array
-from bisect import bisect_left, bisect_right
-from collections.abc import Mapping, Sequence
+import struct
+from collections.abc import Iterable, Sequence
 from hashlib import blake2b
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from anomaly.sequences import MOST_RECENT, MOST_VALUES
+from anomaly.compiling import Held, compiled, part
+from anomaly.sequences import MOST_RECENT, MOST_VALUES, MOST_WAITING
 
-NAN = math.nan
-NOWHERE = (NAN, NAN)
-Arrays = dict[str, NDArray[Any]]
-_ROOM = MOST_RECENT - 1  # earlier events beside the present one
+Float = NDArray[np.float64]
+Float32 = NDArray[np.float32]
+Int = NDArray[np.int64]
+Codes = NDArray[np.uint16]
+Keys = NDArray[np.uint64]
+
+# Places of `State.counts` and `State.marks`.
+EVENTS, TIMES, COUNTED, AMOUNTS, WAITING, DONE, FIRST_MET = 0, 1, 2, 3, 4, 5, 6
+FIRST_TIME, LAST_TIME, LATITUDE, LONGITUDE = 0, 1, 2, 3
+
+
+_DOUBLE = struct.Struct("=d")
 
 
 def value_key(value: str) -> int:
@@ -31,186 +41,467 @@ def value_key(value: str) -> int:
     return int.from_bytes(blake2b(value.encode(), digest_size=8).digest(), "little") or 1
 
 
-class EntityState:
-    """State of one entity.
+def last_time(packed: bytes, categories: int) -> float:
+    """Seconds since 1970 of the last event of a packed state."""
+    found: float = _DOUBLE.unpack_from(packed, 8 * (FIRST_MET + 2 * categories + LAST_TIME))[0]
+    return found
+
+
+class State(NamedTuple):
+    """State of one entity, unpacked; there is room for the largest.
 
     Attributes
     ----------
-    memory : ndarray of float32, shape (2, 2 H)
+    counts : ndarray of int64, shape (6 + 2 categories,)
+        Events so far; how many `times`, `counted`, `amounts` and waiting events are kept; how many of the waiting ones
+        are due, 0 when packed; and of each category how many values it has met, then how many of these are news.
+    marks : ndarray, shape (4,)
+        Seconds since 1970 of its first event and of its last one, and the place of the last; NaN = none.
+    memory : ndarray of float32, shape (4 H,)
         What the models remember; see `anomaly.models.plain`.
-    sums : array of 3 averaged numbers
+    sums : ndarray, shape (3 averaged,)
         How many remembered values there are of each column that is averaged, their sums, and their sums of squares.
-    times : array
-        Microseconds since 1970 of the events that still wait or that a window may still hold.
-    counted : array
-        Nats that each of the last of them adds to evidence.
-    amounts : tuple of array
-        Amounts of the last of them, by field; a missing one is 0.
-    waiting_numbers, waiting_codes : array
-        Encoded columns of the events that are not in the memory yet, one after the other; they are the last ones.
-    met, since : tuple of array
-        Sorted keys of the values that it has met, by category, and the microseconds when it first did.
-    before : array
+    before : ndarray of uint64, shape (categories,)
         Keys of the categories of its last event, 0 = missing.
-    events : int
-        How many it has had; all but those that wait are in the memory.
-    first, time : float
-        Seconds since 1970 of its first event and of its last one, NaN = none yet.
-    place : tuple of float
-        Latitude and longitude of its last event.
+    times : ndarray of int64
+        Microseconds since 1970 of the events that still wait or that a window may still hold.
+    counted : ndarray of float32
+        Nats that each of the last of them adds to evidence.
+    amounts : ndarray, shape (amounts, MOST_RECENT)
+        Amounts of the last of them, by field; a missing one is 0.
+    numbers, codes : ndarray, shape (waiting, F) and (waiting, C)
+        Encoded columns of the events that are not in the memory yet; they are the last ones.
+    met : ndarray of uint64, shape (categories, MOST_VALUES)
+        Keys of the values that it has met, in the order in which it did.
+    since : ndarray of int64, shape (categories, MOST_VALUES)
+        Microseconds when it met the last of these: those that are still news.
     """
 
-    __slots__ = (
-        "amounts",
-        "before",
-        "counted",
-        "events",
-        "first",
-        "memory",
-        "met",
-        "place",
-        "since",
-        "sums",
-        "time",
-        "times",
-        "waiting_codes",
-        "waiting_numbers",
+    counts: Int
+    marks: Float
+    memory: Float32
+    sums: Float
+    before: Keys
+    times: Int
+    counted: Float32
+    amounts: Float
+    numbers: Float32
+    codes: Codes
+    met: Keys
+    since: Int
+
+
+class Rules(NamedTuple):
+    """How events are encoded; times in microseconds.
+
+    windows : (V,) of the features, rising; scales : (W,) of the evidence, rising; money : numbers that are summed up,
+    by their place among those given; scaling : (F, 3), unit, centre and scale of each column; category :
+    (categories, 3), columns of its code, of whether it is new, and of whether it changed; periods : of the circles, in
+    seconds; keep : for which times, amounts, and what counts as evidence, are needed.
+    """
+
+    windows: Int
+    scales: Int
+    money: Int
+    scaling: Float
+    category: Int
+    periods: Float
+    keep: Int
+    clock: int
+    quarantine: int
+    lately: int
+    has_place: bool
+    missing: int
+    no: int
+    yes: int
+    first_code: int
+    monday: float
+    shortest_trip: float
+    earth_radius: float
+    largest_amount: float
+    farthest: float
+
+
+class Live(NamedTuple):
+    """One event as it came, and what is made of it.
+
+    given : (4 + given numbers,), its time, local clock, latitude and longitude, then its numbers, NaN = missing;
+    category : (2 categories,), codes of its values, then the bits of their keys; keys : (categories,), the latter;
+    numeric, codes : (F,) and (C,), its columns; sums, number : (W,), of the windows of evidence before it.
+    """
+
+    given: Float
+    category: Int
+    keys: Keys
+    numeric: Float32
+    codes: Codes
+    sums: Float
+    number: Int
+
+
+class Opened(NamedTuple):
+    """What is told of an entity whose state was opened.
+
+    events : how many it has had; due : how many of the waiting ones, the first, may enter the memory now; remembered :
+    how many are there then; first : seconds since 1970 of its first event.
+    """
+
+    events: int
+    due: int
+    remembered: int
+    first: float
+
+
+class Bench(NamedTuple):
+    """All that compiled functions read of a `Workbench`.
+
+    raw : the bytes of `state`, part by part; packed : room for a packed state; parts : (parts, 3), of each stretch of
+    the state that is as long as some number in `counts` says, where it begins in `raw`, the bytes of one item, and the
+    place of that number, -1 = always one item.
+    """
+
+    state: State
+    rules: Rules
+    live: Live
+    raw: NDArray[np.uint8]
+    packed: NDArray[np.uint8]
+    parts: Int
+
+
+class Workbench:
+    """Where one entity's state is worked on; see the module.
+
+    Parameters
+    ----------
+    rules : Rules
+        How events are encoded.
+    memory, averaged, given, columns : int
+        Numbers in a memory, columns that are averaged, numbers of an event as it comes, and columns of codes.
+
+    Attributes
+    ----------
+    state, live : State, Live
+        Of the entity that was opened last, and its event.
+    empty : bytes
+        State of an entity without any event.
+    """
+
+    def __init__(self, rules: Rules, *, memory: int, averaged: int, given: int, columns: int) -> None:
+        kinds, numbers, room = len(rules.category), len(rules.scaling), MOST_WAITING + 2
+        self.rules = rules
+        of_met, of_since = range(FIRST_MET, FIRST_MET + kinds), range(FIRST_MET + kinds, FIRST_MET + 2 * kinds)
+        # Name, type, shape, and the number in `counts` that tells how much of each row is in use; 8 bytes first.
+        plan: list[tuple[str, type, tuple[int, ...], Sequence[int]]] = [
+            ("counts", np.int64, (FIRST_MET + 2 * kinds,), ()),
+            ("marks", np.float64, (4,), ()),
+            ("sums", np.float64, (3 * averaged,), ()),
+            ("before", np.uint64, (kinds,), ()),
+            ("times", np.int64, (MOST_RECENT,), (TIMES,)),
+            ("amounts", np.float64, (len(rules.money), MOST_RECENT), (AMOUNTS,) * len(rules.money)),
+            ("met", np.uint64, (kinds, MOST_VALUES), of_met),
+            ("since", np.int64, (kinds, MOST_VALUES), of_since),
+            ("memory", np.float32, (memory,), ()),
+            ("counted", np.float32, (MOST_RECENT,), (COUNTED,)),
+            ("numbers", np.float32, (room, numbers), (WAITING,)),
+            ("codes", np.uint16, (room, columns), (WAITING,)),
+        ]
+        self._raw = np.zeros(sum(math.prod(shape) * np.dtype(kind).itemsize for _, kind, shape, _ in plan), np.uint8)
+        arrays: dict[str, NDArray[Any]] = {}
+        parts, at = [], 0
+        for name, kind, shape, counted in plan:
+            size = math.prod(shape) * np.dtype(kind).itemsize
+            arrays[name] = self._raw[at : at + size].view(kind).reshape(shape)
+            rows = 1 if name in ("numbers", "codes") else max(1, len(counted))
+            items = shape[0] if name in ("numbers", "codes") else shape[-1]
+            item = size // max(1, rows * (items if counted else 1))
+            parts += [(at + row * (size // rows), item, counted[row] if counted else -1) for row in range(rows) if size]
+            at += size
+        self.state = State(**arrays)
+        category = np.zeros(2 * kinds, dtype=np.int64)
+        self.live = Live(
+            given=np.full(4 + given, np.nan),
+            category=category,
+            keys=category[kinds:].view(np.uint64),
+            numeric=np.zeros(numbers, dtype=np.float32),
+            codes=np.zeros(columns, dtype=np.uint16),
+            sums=np.zeros(len(rules.scales)),
+            number=np.zeros(len(rules.scales), dtype=np.int64),
+        )
+        self._given, self._category = struct.Struct(f"={4 + given}d"), struct.Struct(f"={kinds}q{kinds}Q")
+        self._packed = np.zeros_like(self._raw)
+        self._parts = np.array(parts, dtype=np.int64)
+        self._held = _hold(Bench(self.state, rules, self.live, self._raw, self._packed, self._parts))
+        self.state.marks[:] = np.nan
+        self.empty = b"".join(self._raw[start : start + size].tobytes() for start, size, of in parts if of < 0)
+
+    def take(self, given: Sequence[float], known: Sequence[int], keys: Sequence[int]) -> None:
+        """Take an event as it came; see `Live`."""
+        self._given.pack_into(self.live.given.data, 0, *given)
+        self._category.pack_into(self.live.category.data, 0, *known, *keys)
+
+    def open(self, packed: bytes) -> Opened:
+        """Unpack a state, and encode the event that was taken."""
+        return Opened._make(_open_and_encode(self._held, np.frombuffer(packed, dtype=np.uint8)))
+
+    def close(self, counted: float) -> bytes:
+        """Remember the event, which adds `counted` to evidence, forget what is too old, and pack the state."""
+        return self._packed[: _close(self._held, counted)].tobytes()
+
+    def shapes(self) -> list[int]:
+        """What two workbenches must have in common if one is to open what the other packed."""
+        return [size for part in self.state for size in part.shape]
+
+    def check(self, packed: Iterable[bytes]) -> None:
+        """Raise ValueError if one of the strings is no state of this workbench."""
+        rows = self._parts.tolist()
+        ends = [start for start, *_ in rows[1:]] + [len(self._raw)]
+        for one in packed:
+            counts = np.frombuffer(one[: self.state.counts.nbytes], dtype=np.int64)
+            if len(counts) < len(self.state.counts):
+                raise ValueError(f"a state of {len(one)} bytes is none")
+            sizes = [item * (counts[of] if of >= 0 else 1) for _, item, of in rows]
+            fits = all(0 <= size <= end - row[0] for size, row, end in zip(sizes, rows, ends, strict=True))
+            if not fits or sum(sizes) != len(one):
+                raise ValueError(f"a state of {len(one)} bytes, {sum(sizes)} by its own account")
+
+
+def pack_states(states: Sequence[bytes]) -> dict[str, NDArray[Any]]:
+    """The states of many entities as two arrays; `unpack_states` is the inverse."""
+    lengths = np.array([len(one) for one in states], dtype=np.int64)
+    return {"packed": np.frombuffer(b"".join(states), dtype=np.uint8), "lengths": lengths}
+
+
+def unpack_states(packed: NDArray[np.uint8], lengths: Int) -> list[bytes]:
+    """The states from what `pack_states` gave; ValueError if lengths do not fit."""
+    if lengths.sum() != len(packed) or (lengths < 0).any():
+        raise ValueError(f"lengths of {lengths.sum()} bytes in all, got {len(packed)} bytes")
+    whole, ends = packed.tobytes(), np.cumsum(lengths).tolist()
+    return [whole[start:end] for start, end in zip([0, *ends], ends, strict=False)]
+
+
+# --- compiled: bytes --------------------------------------------------------------------------------------------------
+
+
+@compiled
+def _hold(value: Bench) -> Held:
+    return Held(value)
+
+
+@part
+def _unpack(bench: Bench, packed: NDArray[np.uint8]) -> None:
+    """Fill the state from bytes; `counts` come first and tell how long the rest is."""
+    raw, at = bench.raw, 0
+    for row in range(len(bench.parts)):
+        start, size, of = bench.parts[row, 0], bench.parts[row, 1], bench.parts[row, 2]
+        size *= bench.state.counts[of] if of >= 0 else 1
+        for byte in range(size):
+            raw[start + byte] = packed[at + byte]
+        at += size
+
+
+@part
+def _pack(bench: Bench) -> int:
+    """The inverse; return how many bytes there are."""
+    raw, at = bench.raw, 0
+    for row in range(len(bench.parts)):
+        start, size, of = bench.parts[row, 0], bench.parts[row, 1], bench.parts[row, 2]
+        size *= bench.state.counts[of] if of >= 0 else 1
+        for byte in range(size):
+            bench.packed[at + byte] = raw[start + byte]
+        at += size
+    return at
+
+
+# --- compiled: an event -----------------------------------------------------------------------------------------------
+
+
+@part
+def window_count(times: Int, now: int, window: int) -> int:
+    """How many events before the present one the window ``(now - window, now]`` holds."""
+    low, high = 0, len(times)
+    while low < high:
+        middle = (low + high) // 2
+        if times[middle] <= now - window:
+            low = middle + 1
+        else:
+            high = middle
+    return len(times) - low
+
+
+@part
+def sum_of_last(values: NDArray[Any], count: int) -> float:
+    """Sum of the last values, exact beside a monstrous one (Neumaier 1974); nothing is ever subtracted."""
+    total, rest = 0.0, 0.0
+    for at in range(len(values) - count, len(values)):
+        value = float(values[at])
+        found = total + value
+        rest += (total - found) + value if abs(total) >= abs(value) else (value - found) + total
+        total = found
+    return total + rest
+
+
+@part
+def is_new(state: State, category: int, key: int, now: int, lately: int) -> bool:
+    """Does it meet a value for the first time, which is remembered if there is room, or did so only lately."""
+    counts, kinds = state.counts, len(state.before)
+    number, news = counts[FIRST_MET + category], counts[FIRST_MET + kinds + category]
+    met, since = state.met[category], state.since[category]
+    old = 0  # what is news no more needs no time
+    while old < news and now - since[old] >= lately:
+        old += 1
+    if old:
+        for at in range(old, news):
+            since[at - old] = since[at]
+        news -= old
+        counts[FIRST_MET + kinds + category] = news
+    for at in range(number):
+        if met[at] == key:
+            return bool(at >= number - news)
+    if number < len(met):
+        met[number], since[news] = key, now
+        counts[FIRST_MET + category], counts[FIRST_MET + kinds + category] = number + 1, news + 1
+    return True
+
+
+@part
+def kilometres(latitude: float, longitude: float, from_latitude: float, from_longitude: float, radius: float) -> float:
+    """Great-circle distance in km, NaN where a place is missing; twin of `features.great_circle_km`."""
+    phi, phi0 = math.radians(latitude), math.radians(from_latitude)
+    half = math.sin((phi - phi0) / 2.0) ** 2
+    half += math.cos(phi) * math.cos(phi0) * math.sin(math.radians(longitude - from_longitude) / 2.0) ** 2
+    return half if np.isnan(half) else 2.0 * radius * math.asin(math.sqrt(min(max(half, 0.0), 1.0)))
+
+
+@part
+def _bounded(amount: float, most: float) -> float:
+    """An amount as it enters a sum: bounded, so that no sum is infinite; 0 for NaN."""
+    return 0.0 if np.isnan(amount) else min(max(amount, -most), most)
+
+
+@part
+def _raw_numbers(state: State, rules: Rules, live: Live, now: int) -> Float:
+    """One row of numbers in raw units; twin of `features.raw_numbers`."""
+    given, counts = live.given, state.counts
+    found = np.empty(len(rules.scaling))
+    used = len(given) - 4
+    found[:used] = given[4:]
+    gap = given[0] - state.marks[LAST_TIME]
+    found[used] = gap
+    used += 1
+    times = state.times[: counts[TIMES]]
+    for window in rules.windows:
+        found[used] = window_count(times, now, window) + 1.0
+        used += 1
+    for field in range(len(rules.money)):
+        amount = _bounded(given[4 + rules.money[field]], rules.largest_amount)
+        amounts = state.amounts[field, : counts[AMOUNTS]]
+        for window in rules.windows:
+            # of a time kept only for the quarantine or the evidence the amount is forgotten: it is in no window
+            found[used] = sum_of_last(amounts, min(window_count(times, now, window), len(amounts))) + amount
+            used += 1
+    if rules.has_place:
+        away = kilometres(given[2], given[3], state.marks[LATITUDE], state.marks[LONGITUDE], rules.earth_radius)
+        found[used] = away
+        found[used + 1] = away / (max(gap, rules.shortest_trip) / 3600.0) if not np.isnan(gap) else np.nan
+        used += 2
+    for period in rules.periods:
+        angle = 2.0 * math.pi * ((given[1] - rules.monday) % period) / period
+        found[used], found[used + 1] = math.sin(angle), math.cos(angle)
+        used += 2
+    return found
+
+
+@part
+def _encode_numbers(state: State, rules: Rules, live: Live, now: int) -> None:
+    """One row of encoded numbers, as `Encoder.transform` would give it."""
+    raw = _raw_numbers(state, rules, live, now)
+    for at in range(len(raw)):
+        unit, center, scale = rules.scaling[at, 0], rules.scaling[at, 1], rules.scaling[at, 2]
+        shown = math.asinh(raw[at] / unit) if unit else raw[at]
+        value = (shown - center) / scale
+        live.numeric[at] = value if np.isnan(value) else min(max(value, -rules.farthest), rules.farthest)
+
+
+@part
+def _encode_codes(state: State, rules: Rules, live: Live, now: int) -> None:
+    """One row of codes, as `Encoder.transform` would give it; the entity has met the values then."""
+    live.codes[rules.clock] = rules.first_code + int((live.given[1] % 86400.0) // 3600.0)
+    for kind in range(len(rules.category)):
+        code, new, changed = rules.category[kind, 0], rules.category[kind, 1], rules.category[kind, 2]
+        key, last = live.keys[kind], state.before[kind]
+        live.codes[code] = live.category[kind]
+        state.before[kind] = key
+        if key == 0:
+            live.codes[new] = live.codes[changed] = rules.missing
+            continue
+        live.codes[new] = rules.yes if is_new(state, kind, key, now, rules.lately) else rules.no
+        live.codes[changed] = rules.missing if last == 0 else rules.no if last == key else rules.yes
+
+
+@compiled
+def _open_and_encode(held: Held, packed: NDArray[np.uint8]) -> tuple[int, int, int, float]:
+    """`Workbench.open`."""
+    state, rules, live = held.value.state, held.value.rules, held.value.live
+    _unpack(held.value, packed)
+    counts = state.counts
+    now = int(np.rint(live.given[0] * 1e6))
+    _encode_numbers(state, rules, live, now)
+    _encode_codes(state, rules, live, now)
+    times, counted = state.times[: counts[TIMES]], state.counted[: counts[COUNTED]]
+    for at in range(len(rules.scales)):
+        live.number[at] = window_count(times, now, rules.scales[at])
+        live.sums[at] = sum_of_last(counted, min(live.number[at], len(counted)))
+    if not counts[EVENTS]:
+        state.marks[FIRST_TIME] = live.given[0]
+    waiting, done = counts[WAITING], 0
+    first = counts[TIMES] - waiting
+    while done < waiting and (
+        rules.quarantine == 0
+        or waiting - done > len(state.numbers) - 2
+        or state.times[first + done] <= now - rules.quarantine
+    ):
+        done += 1
+    counts[DONE], counts[WAITING] = done, waiting - done
+    return counts[EVENTS], done, counts[EVENTS] - counts[WAITING], state.marks[FIRST_TIME]
+
+
+@part
+def _append(values: NDArray[Any], count: int, value: Any, needed: int) -> int:
+    """Put a value behind the `count` there are, and forget all but the last `needed` ones; return how many stay."""
+    kept = min(count + 1, needed)
+    gone = count + 1 - kept
+    for at in range(kept - 1):
+        values[at] = values[at + gone]
+    if kept:
+        values[kept - 1] = value
+    return kept
+
+
+@compiled
+def _close(held: Held, counted: float) -> int:
+    """`Workbench.close`; return how many bytes the state takes."""
+    state, rules, live = held.value.state, held.value.rules, held.value.live
+    counts, now = state.counts, int(np.rint(live.given[0] * 1e6))
+    waiting, done = counts[WAITING], counts[DONE]
+    if done:
+        for row in range(waiting):
+            state.numbers[row], state.codes[row] = state.numbers[row + done], state.codes[row + done]
+    state.numbers[waiting], state.codes[waiting] = live.numeric, live.codes
+    counts[WAITING], counts[DONE] = waiting + 1, 0
+    times, most = state.times[: counts[TIMES]], len(state.times) - 1
+    for_times, for_amounts, for_counted = (
+        min(window_count(times, now, rules.keep[0]) + (rules.keep[0] > 0), most),
+        min(window_count(times, now, rules.keep[1]) + (rules.keep[1] > 0), most),
+        min(window_count(times, now, rules.keep[2]) + (rules.keep[2] > 0), most),
     )
-
-    def __init__(
-        self, memory: NDArray[np.float32], *, averaged: int, amounts: int, categories: int, codes: int
-    ) -> None:
-        """`codes` is the largest code there is; the rest are numbers of columns."""
-        self.memory = memory
-        self.sums = array("d", [0.0]) * (3 * averaged)
-        self.times, self.counted = array("q"), array("f")
-        self.amounts = tuple([array("d") for _ in range(amounts)])
-        self.waiting_numbers, self.waiting_codes = array("f"), array("B" if codes < 256 else "H")
-        self.met = tuple([array("Q") for _ in range(categories)])
-        self.since = tuple([array("q") for _ in range(categories)])
-        self.before = array("Q", [0]) * categories
-        self.events, self.first, self.time, self.place = 0, NAN, NAN, NOWHERE
-
-    def window_counts(self, now: int, windows: Sequence[int]) -> list[int]:
-        """How many events before the present one each window ``(now - window, now]`` holds; windows in microseconds."""
-        times = self.times
-        return [len(times) - bisect_right(times, now - window) for window in windows]
-
-    def is_new(self, category: int, key: int, now: int, lately: int) -> bool:
-        """Does it meet a value for the first time, which is remembered if there is room, or did so only lately."""
-        met, since = self.met[category], self.since[category]
-        at = bisect_left(met, key)
-        if at < len(met) and met[at] == key:
-            return now - since[at] < lately
-        if len(met) < MOST_VALUES:
-            met.insert(at, key)
-            since.insert(at, now)
-        return True
-
-    def add(self, now: int, counted: float, amounts: Sequence[float], keep: Sequence[int]) -> None:
-        """Remember an event, and forget what is too old.
-
-        `keep` holds the microseconds for which its time, its amounts and what it adds to evidence are needed.
-        """
-        times = self.times
-        times.append(now)
-        self.counted.append(counted)
-        for kept, amount in zip(self.amounts, amounts, strict=True):
-            kept.append(amount)
-        for_times, for_amounts, for_evidence = [min(count, _ROOM) for count in self.window_counts(now, keep)]
-        parts: list[tuple[array[Any], int]] = [(times, for_times), (self.counted, for_evidence)]
-        parts += [(one, for_amounts) for one in self.amounts]
-        for part, needed in parts:
-            if len(part) > needed:
-                del part[: len(part) - needed]
-
-    def nbytes(self) -> int:
-        """Bytes in memory, Python's own overhead included; the name of the entity is not counted."""
-        parts = [getattr(self, name) for name in self.__slots__]
-        inner = [one for part in parts if isinstance(part, tuple) and part is not NOWHERE for one in part]
-        return sys.getsizeof(self) + sum(sys.getsizeof(part) for part in (*parts, *inner) if part is not NOWHERE)
-
-
-def nested_sums(values: array[float], counts: Sequence[int]) -> list[float]:
-    """Sums of the last `counts` values, for counts that do not fall; nothing is ever subtracted.
-
-    Examples
-    --------
-    >>> nested_sums(array("d", [1e18, 0.25, 0.5]), [0, 1, 2, 3])
-    [0.0, 0.5, 0.75, 1e+18]
-    """
-    found, total, end, size = [], 0.0, len(values), len(values)
-    for count in counts:
-        start = size - count
-        if start < end:
-            total += math.fsum(values[start:end]) if end - start > 1 else values[start]
-            end = start
-        found.append(total)
-    return found
-
-
-def pack_states(states: Mapping[str, EntityState]) -> Arrays:
-    """The states of many entities as few arrays, their names not included; `unpack_states` is the inverse."""
-    every = list(states.values())
-    if not every:
-        return {}
-    packed: Arrays = {
-        "memory": np.stack([one.memory for one in every]),
-        "sums": np.array([one.sums for one in every]).reshape(len(every), -1),
-        "events": np.array([one.events for one in every], dtype=np.int64),
-        "places": np.array([[one.first, one.time, *one.place] for one in every]),
-        "before": np.array([one.before for one in every], dtype=np.uint64).reshape(len(every), -1),
-    }
-    for name, parts in _ragged(every[0]):
-        arrays = [_part(one, name) for one in every]
-        packed[f"{name}|lengths"] = np.array([len(part) for part in arrays], dtype=np.int64)
-        packed[f"{name}|values"] = np.concatenate([np.frombuffer(part, dtype=parts.typecode) for part in arrays])
-    return packed
-
-
-def unpack_states(
-    names: Sequence[str], packed: Mapping[str, NDArray[Any]], like: EntityState
-) -> dict[str, EntityState]:
-    """States by name from what `pack_states` gave; `like` is an empty state of the stream that takes them over.
-
-    Raises
-    ------
-    KeyError, ValueError
-        If an array is missing, or does not fit.
-    """
-    if not names:
-        return {}
-    pieces = {
-        name: np.split(packed[f"{name}|values"], np.cumsum(packed[f"{name}|lengths"])[:-1]) for name, _ in _ragged(like)
-    }
-    if packed["memory"].shape[1:] != like.memory.shape or packed["sums"].shape[1:] != (len(like.sums),):
-        raise ValueError(f"memories of shape {packed['memory'].shape[1:]}, expected {like.memory.shape}")
-    found = {}
-    for at, name in enumerate(names):
-        one = EntityState.__new__(EntityState)
-        one.memory, one.sums = packed["memory"][at].copy(), array("d", packed["sums"][at])
-        one.events, (one.first, one.time, *place) = int(packed["events"][at]), packed["places"][at].tolist()
-        one.place = NOWHERE if place[0] != place[0] and place[1] != place[1] else (place[0], place[1])
-        one.before = array("Q", packed["before"][at].tolist())
-        for name_ in ("times", "counted", "waiting_numbers", "waiting_codes"):
-            setattr(one, name_, array(getattr(like, name_).typecode))
-        one.amounts = tuple([array("d") for _ in like.amounts])
-        one.met = tuple([array("Q") for _ in like.met])
-        one.since = tuple([array("q") for _ in like.since])
-        for path, parts in pieces.items():
-            _part(one, path).frombytes(np.ascontiguousarray(parts[at], dtype=_part(like, path).typecode).tobytes())
-        found[name] = one
-    return found
-
-
-def _ragged(state: EntityState) -> list[tuple[str, array[Any]]]:
-    """Arrays whose length differs from entity to entity, by name."""
-    single = ("times", "counted", "waiting_numbers", "waiting_codes")
-    many = [f"{name}.{at}" for name in ("amounts", "met", "since") for at in range(len(getattr(state, name)))]
-    return [(name, _part(state, name)) for name in (*single, *many)]
-
-
-def _part(state: EntityState, path: str) -> array[Any]:
-    name, _, at = path.partition(".")
-    found: array[Any] = getattr(state, name)[int(at)] if at else getattr(state, name)
-    return found
+    counts[TIMES] = _append(state.times, counts[TIMES], now, for_times)
+    counts[COUNTED] = _append(state.counted, counts[COUNTED], counted, for_counted)
+    kept = counts[AMOUNTS]
+    for field in range(len(rules.money)):
+        amount = _bounded(live.given[4 + rules.money[field]], rules.largest_amount)
+        kept = _append(state.amounts[field], counts[AMOUNTS], amount, for_amounts)
+    counts[AMOUNTS] = kept
+    counts[EVENTS] += 1
+    state.marks[LAST_TIME] = live.given[0]
+    state.marks[LATITUDE], state.marks[LONGITUDE] = live.given[2], live.given[3]
+    return _pack(held.value)

@@ -1,4 +1,4 @@
-"""Single: the scoring of one event at a time, in plain numbers.
+"""Single: the scoring of one event at a time, compiled.
 
 What `scorer`, `evidence`, `population` and `calibration` say of many events at once, said of one, for a stream: there
 arrays of one number cost ten times what they compute. Each part names its twin, and a test holds the two together.
@@ -7,88 +7,121 @@ arrays of one number cost ten times what they compute. Each part names its twin,
 from __future__ import annotations
 
 import math
-from array import array
-from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import special
 
 from anomaly.calibration import TailCalibrator
+from anomaly.compiling import Held, compiled, part
 from anomaly.evidence import FAR, GENTLE, LOUDEST, SOFT_THRESHOLD
 from anomaly.population import Population
-from anomaly.scorer import GROUP_PSEUDO_EVENTS, GROUPS, POPULATION, Scorer, models
+from anomaly.scorer import GROUP_PSEUDO_EVENTS, GROUPS, MURMUR, POPULATION, Scorer, models
 
 Float = NDArray[np.float64]
-LOG_2 = math.log(2.0)
+Int = NDArray[np.int64]
+OWN, FRESH, ALL, FIRST_MODEL = 0, 1, 2, 3  # places of calibrators among the `Tails` of a scorer
 
 
-class SingleTail:
-    """One number to the logarithm of its p-value; twin of `TailCalibrator.log_p`."""
+class Tails(NamedTuple):
+    """Calibrators, their kept values one after the other; see `TailCalibrator`.
 
-    def __init__(self, calibrator: TailCalibrator) -> None:
-        self._calibrator = calibrator
-        self._values, self._at = array("d", calibrator.values_), array("d", calibrator.at_)
-        self._level = array("d", calibrator.levels())
-        self._least, self._most = self._values[0], self._values[-1]
-        self._shape, self._scale, self._log_level = calibrator.shape_, calibrator.scale_, math.log(self._level[-1])
+    first : (T + 1,), where those of each begin; law : (T, 5), each tail's shape and scale, the log of p where it
+    begins, and where a tail of negative shape bends and the scale from there on.
+    """
 
-    def __call__(self, x: float) -> float:
-        """Natural log of the p-value; NaN stays NaN."""
-        values = self._values
-        if not x <= self._most:
-            if self._shape == 0.0:
-                return self._log_level - (x - self._most) / self._scale
-            return float(self._calibrator.log_p(np.array([x]))[0])
-        if x < self._least:
-            return 0.0
-        right = bisect_left(values, x)
-        p = self._at[right]
-        above, upper = values[right], self._level[right - 1] if right else p
-        if x < above and upper > p:
-            below = values[right - 1]
-            p = max(upper - (x - below) / (above - below) * (upper - p), p)
-        return math.log(p)
+    values: Float
+    at: Float
+    level: Float
+    first: Int
+    law: Float
+
+    @classmethod
+    def of(cls, calibrators: Sequence[TailCalibrator]) -> Tails:
+        """Of some."""
+        law = [
+            (one.shape_, one.scale_, math.log(one.levels()[-1]), *(one.bend() if one.shape_ < 0 else (0.0, 1.0)))
+            for one in calibrators
+        ]
+        empty = [np.empty(0)]
+        return cls(
+            np.concatenate([one.values_ for one in calibrators] or empty),
+            np.concatenate([one.at_ for one in calibrators] or empty),
+            np.concatenate([one.levels() for one in calibrators] or empty),
+            np.cumsum([0, *(one.values_.size for one in calibrators)]),
+            np.array(law, dtype=np.float64).reshape(len(law), 5),
+        )
 
 
-def window_nats(number: int, total: float, dependence: float) -> float:
-    """Nats that speak against one window; twin of `evidence.window_evidence`."""
-    if not number:
-        return 0.0
-    widened = min(dependence, number)
-    shape, scaled = number / widened, max(total, 0.0) / widened
-    tail = float(special.gammaincc(shape, scaled))
-    if tail > 1e-290:
-        return -math.log(tail)
-    return scaled - (shape - 1) * math.log(max(scaled, 1e-9)) + math.lgamma(shape)
+class Crowd(NamedTuple):
+    """What is known of everybody's numbers.
+
+    sides : (n, 3), for each calibrator the field that it speaks for, the column that it reads, and the sign of what is
+    strange; numeric : (F,), the event's numbers; errors : (P,), takes -ln of each field's tail probability.
+    """
+
+    tails: Tails
+    sides: Int
+    numeric: NDArray[np.float32]
+    errors: Float
 
 
 class SinglePopulation:
     """How rare the named numbers of one event are among everybody's; twin of `Population.errors`."""
 
     def __init__(self, population: Population) -> None:
-        tails = [None if one is None else SingleTail(one) for one in population.tails_]
         self.columns = tuple((population.name, column.name) for column in population.fields)
-        self._fields: list[tuple[int, list[tuple[int, SingleTail]]]] = []
-        first = 0
-        for at, signs in zip(population.index, population.signs, strict=True):
-            sides = zip(signs, tails[first : first + len(signs)], strict=True)
-            self._fields.append((at, [(sign, tail) for sign, tail in sides if tail is not None]))
-            first += len(signs)
+        pairs = zip(population.index, population.signs, strict=True)
+        asked = [(field, at, sign) for field, (at, signs) in enumerate(pairs) for sign in signs]
+        sides = [(*one, tail) for one, tail in zip(asked, population.tails_, strict=True) if tail is not None]
+        self._sides = np.array([one[:3] for one in sides], dtype=np.int64).reshape(len(sides), 3)
+        self._tails = Tails.of([tail for *_, tail in sides])
 
-    def errors(self, numeric: Sequence[float]) -> list[float]:
-        """-ln of the tail probability of each field, >= 0; NaN = no statement."""
-        found = []
-        for at, sides in self._fields:
-            value = numeric[at]
-            if value != value or not sides:
-                found.append(math.nan)
-                continue
-            log_p = min(tail(sign * value) for sign, tail in sides)
-            found.append(max(-(log_p + LOG_2 * (len(sides) - 1)), 0.0))
-        return found
+    def sit_down(self, numeric: NDArray[np.float32], errors: Float) -> None:
+        """Read these numbers (F,) and write these errors (P,) from now on."""
+        self._held = _hold(Crowd(self._tails, self._sides, numeric, errors))
+
+    def judge(self) -> None:
+        """Write -ln of the tail probability of each field, >= 0; NaN = no statement."""
+        _judge_among_everybody(self._held)
+
+
+class Weighing(NamedTuple):
+    """What a scorer has learned and what its combination says, as plain numbers.
+
+    weights : (K, 2 + models), what each field counts in `Combination.own`, in the same for evidence, in its model;
+    everybody : (K,), is it a field of the population; dependence, scales : (W,); edges : (2, GROUPS - 1); group :
+    (GROUPS ** 2,), the calibrator of each group, -1 = none; share : (GROUPS ** 2, 2), logs of what the group and the
+    population are worth.
+    """
+
+    weights: Float
+    everybody: NDArray[np.bool_]
+    dependence: Float
+    edges: Float
+    group: Int
+    share: Float
+    longest: float
+    population: float
+    evidence: float
+    ceiling: float
+    murmur: float
+    soft_threshold: float
+    gentle: float
+    far: float
+    loudest: float
+
+
+class Judging(NamedTuple):
+    """All that a judgement takes, and where it is written."""
+
+    tails: Tails
+    weighing: Weighing
+    errors: Float
+    sums: Float
+    number: Int
+    found: Float
 
 
 class Judged(NamedTuple):
@@ -112,92 +145,249 @@ class SingleScorer:
     """
 
     def __init__(self, scorer: Scorer, columns: Sequence[tuple[str, str]]) -> None:
-        self._combination = scorer.combination
-        tails = {name: SingleTail(one) for name, one in scorer.calibrators_.items() if "." not in name}
-        self._own, self._fresh, self._all = tails["own"], tails["fresh"], tails["all"]
-        self._models = [(name, tails[name]) for name in scorer.fields if name in tails]
-        self._edges, self._dependence = scorer.edges_.tolist(), scorer.dependence_.tolist()
-        self._groups: dict[int, tuple[SingleTail, float, float]] = {}
-        for group in range(GROUPS**2):
-            one = scorer.calibrators_.get(f"group.{group}")
-            if one is not None:
-                share = one.n_ / (one.n_ + GROUP_PSEUDO_EVENTS)
-                self._groups[group] = SingleTail(one), math.log(share), math.log1p(-share)
-        self._weigh(scorer, columns)
+        found = scorer.calibrators_
+        self.models = [name for name in scorer.fields if name in found]
+        groups = [name for name in found if name.startswith("group.")]
+        self._tails = Tails.of([found[name] for name in ("own", "fresh", "all", *self.models, *groups)])
+        group, share = np.full(GROUPS**2, -1, dtype=np.int64), np.zeros((GROUPS**2, 2))
+        for at, name in enumerate(groups, start=FIRST_MODEL + len(self.models)):
+            number, worth = int(name.removeprefix("group.")), found[name].n_ / (found[name].n_ + GROUP_PSEUDO_EVENTS)
+            group[number], share[number] = at, (math.log(worth), math.log1p(-worth))
+        combination = scorer.combination
+        self._weighing = Weighing(
+            self._weights(scorer, columns),
+            np.array([model == POPULATION for model, _ in columns], dtype=np.bool_),
+            np.array(scorer.dependence_, dtype=np.float64),
+            np.array(scorer.edges_, dtype=np.float64),
+            group,
+            share,
+            longest=float(max(combination.scales, default=0.0)),
+            population=float(combination.population),
+            evidence=float(combination.evidence),
+            ceiling=float(combination.ceiling),
+            murmur=MURMUR,
+            soft_threshold=SOFT_THRESHOLD,
+            gentle=GENTLE,
+            far=FAR,
+            loudest=LOUDEST,
+        )
 
-    def _weigh(self, scorer: Scorer, columns: Sequence[tuple[str, str]]) -> None:
-        """What each field counts, (K, 2 + models): in `Combination.own`, in the same for evidence, in its model."""
-        self._weights = np.zeros((len(columns), 2 + len(self._models)))
-        self._everybody = [at for at, (model, _) in enumerate(columns) if model == POPULATION]
-        self._mine = [at for at, (model, _) in enumerate(columns) if model != POPULATION]
-        self._choices = math.log(max(1, len(self._everybody)))
-        names = [name for name, _ in self._models]
+    def _weights(self, scorer: Scorer, columns: Sequence[tuple[str, str]]) -> Float:
+        """What each field counts; see `Weighing`."""
+        found = np.zeros((len(columns), 2 + len(self.models)))
         for name, fields in models(scorer.fields).items():
             at = [columns.index((name, column.name)) for column in fields]
             weights, model = scorer.combination.field_weights(fields), scorer.combination.model_weight(name)
             fresh = np.where([column.cumulative for column in fields], 0.0, weights)
-            self._weights[at, 0], self._weights[at, 1] = model * weights, model * fresh
-            if name in names:
-                self._weights[at, 2 + names.index(name)] = weights
-
-    def judge(self, errors: Float, sums: Sequence[float], number: Sequence[int], pace: float) -> Judged:
-        """Judge an event by its errors (K,), the sums and numbers of each window before it, (W,), and the pace."""
-        own, fresh, *alone = self._statistics(errors)
-        models = {name: tail(value) for (name, tail), value in zip(self._models, alone, strict=True)}
-        evidence = [window_nats(*one) for one in zip(number, sums, self._dependence, strict=True)]
-        weighed = self._combination.total(np.array([self._either(-self._own(own), errors)]), np.array([evidence]))
-        busy = ((number[-1] if len(number) else 0) + 1) / (pace + 1)
-        counted = -self._fresh(fresh)
-        return Judged(
-            models,
-            self._calibrated(float(weighed[0]), (pace, busy)),
-            max(evidence, default=0.0),
-            0.0 if counted != counted else min(counted, LOUDEST),
-        )
-
-    def _either(self, own: float, errors: Float) -> float:
-        """Twin of `Combination.either` and `scorer.everybody`."""
-        said = [one for one in errors[self._everybody].tolist() if one == one]
-        if not said:
-            return own
-        among: float = max(said) - self._choices - self._combination.population
-        return max(0.0 if own != own else own, among, 0.0)
-
-    def _statistics(self, errors: Float) -> list[float]:
-        """Twin of `Combination.own` (twice) and of the statistic of each model."""
-        known = errors == errors
-        nats = np.where(known, errors, 0.0)
-        np.minimum(nats, 1e30, out=nats)
-        loudest = nats.max(initial=0.0)
-        if loudest > FAR:
-            far = nats > FAR
-            nats[far] = FAR + np.log1p(nats[far] - FAR)
-        beyond = nats - SOFT_THRESHOLD
-        np.maximum(beyond, 0.0, out=beyond)
-        nats *= GENTLE
-        beyond += nats
-        found: list[float] = (beyond @ self._weights).tolist()
-        if found[0] == 0.0 and not known[self._mine].any():
-            found[:2] = [math.nan, math.nan]
+            found[at, 0], found[at, 1] = model * weights, model * fresh
+            if name in self.models:
+                found[at, 2 + self.models.index(name)] = weights
         return found
 
+    def sit_down(self, errors: Float, sums: Float, number: Int) -> None:
+        """Read an event's errors (K,), and the sums and numbers of each window before it, (W,), from these arrays."""
+        self._found = np.empty(3 + len(self.models))
+        self._held = _hold(Judging(self._tails, self._weighing, errors, sums, number, self._found))
+
+    def judge(self, pace: float) -> Judged:
+        """Judge an event of an entity of this pace."""
+        _judge(self._held, pace)
+        log_p, evidence, counted, *alone = self._found.tolist()
+        return Judged(dict(zip(self.models, alone, strict=True)), log_p, evidence, counted)
+
     def pace(self, events: int, age: float) -> float:
-        """Twin of `Scorer.paced`: of an entity with so many events, the present one included, and so old in seconds."""
-        longest = max(self._combination.scales, default=0.0)
+        """Twin of `Scorer.pace_of`: of an entity with so many events, this one included, so old in seconds."""
+        longest = self._weighing.longest
         return events * (longest / (age + longest / 2)) if longest else 0.0
 
-    def _calibrated(self, total: float, life: tuple[float, float]) -> float:
-        """Twin of `Scorer._calibrated`."""
-        log_p = self._all(total)
-        at, beside = (bisect_right(edges, one) for edges, one in zip(self._edges, life, strict=True))
-        group = at * GROUPS + beside
-        if group in self._groups:
-            tail, mine, rest = self._groups[group]
-            log_p = _log_add(mine + tail(total), rest + log_p)
-        return min(log_p, 0.0) if log_p == log_p else log_p
+
+# --- compiled ---------------------------------------------------------------------------------------------------------
 
 
-def _log_add(a: float, b: float) -> float:
-    """ln(e^a + e^b)."""
-    high, low = (a, b) if a > b else (b, a)
-    return high + math.log1p(math.exp(low - high))
+@compiled
+def _hold(value: Crowd | Judging) -> Held:
+    return Held(value)
+
+
+@part
+def _search(values: Float, first: int, last: int, x: float) -> int:
+    """Index of the first of the rising values from `first` to `last` that is at least x, else `last`."""
+    while first < last:
+        middle = (first + last) // 2
+        if values[middle] < x:
+            first = middle + 1
+        else:
+            last = middle
+    return first
+
+
+@part
+def tail_log_p(tails: Tails, which: int, x: float) -> float:
+    """Natural log of the p-value of a number, NaN stays NaN; twin of `TailCalibrator.log_p`."""
+    first, last = tails.first[which], tails.first[which + 1] - 1
+    if not x <= tails.values[last]:
+        return _log_tail(tails.law[which], x - tails.values[last])
+    if x < tails.values[first]:
+        return 0.0
+    right = _search(tails.values, first, last, x)
+    p = tails.at[right]
+    if right > first and x < tails.values[right] and tails.level[right - 1] > p:
+        below, above, upper = tails.values[right - 1], tails.values[right], tails.level[right - 1]
+        p = max(upper - (x - below) / (above - below) * (upper - p), p)
+    return math.log(p)
+
+
+@part
+def _log_tail(law: Float, excess: float) -> float:
+    """Natural log of p so far beyond the threshold; twin of `TailCalibrator._log_tail`."""
+    shape, scale, level = float(law[0]), float(law[1]), float(law[2])
+    bend, beyond = float(law[3]), float(law[4])
+    if shape == 0.0:
+        return level - excess / scale
+    if shape > 0.0:
+        return level - math.log1p(shape * (excess / scale)) / shape
+    near = math.log1p(shape * min(excess, bend) / scale) / shape
+    return level - near - max(excess - bend, 0.0) / beyond
+
+
+@compiled
+def _judge_among_everybody(held: Held) -> None:
+    """`SinglePopulation.judge`."""
+    tails, sides, numeric, errors = held.value.tails, held.value.sides, held.value.numeric, held.value.errors
+    log_p, counted = np.zeros(len(errors)), np.zeros(len(errors))
+    for at in range(len(sides)):
+        field = sides[at, 0]
+        one = tail_log_p(tails, at, sides[at, 2] * float(numeric[sides[at, 1]]))
+        log_p[field] = one if counted[field] == 0.0 or np.isnan(one) else min(one, log_p[field])
+        counted[field] += 1.0
+    for field in range(len(errors)):
+        nats = -log_p[field] - (counted[field] - 1.0) * math.log(2.0)  # both tails: twice the smaller probability
+        errors[field] = np.nan if counted[field] == 0.0 or np.isnan(nats) else max(nats, 0.0)
+
+
+@part
+def log_gamma_tail(shape: float, x: float) -> float:
+    """Natural log of Q(shape, x), the share of a Gamma law of that shape, at least 1, beyond x.
+
+    By the series of its complement up to about the mean, and by the continued fraction beyond (Lentz's method), as in
+    Press et al., Numerical Recipes, 6.2.
+    """
+    if x <= 0.0:
+        return 0.0
+    front = shape * math.log(x) - x - math.lgamma(shape)
+    if x < shape + 1.0:
+        term = total = 1.0 / shape
+        above = shape
+        while term > total * 1e-17:
+            above += 1.0
+            term *= x / above
+            total += term
+        return math.log1p(-min(total * math.exp(front), 1.0))
+    tiny, b = 1e-300, x + 1.0 - shape
+    c, d = 1.0 / tiny, 1.0 / b
+    found, step, change = d, 0.0, 0.0
+    while abs(change - 1.0) > 1e-15 and step < 10_000.0:
+        step += 1.0
+        a = -step * (step - shape)
+        b += 2.0
+        d = a * d + b
+        c = b + a / c
+        d = 1.0 / (d if abs(d) > tiny else tiny)
+        c = c if abs(c) > tiny else tiny
+        change = d * c
+        found *= change
+    return front + math.log(found)
+
+
+@part
+def window_nats(number: int, total: float, dependence: float) -> float:
+    """Nats that speak against one window; twin of `evidence.window_evidence`."""
+    if number == 0:
+        return 0.0
+    widened = min(dependence, float(number))
+    shape, scaled = number / widened, max(total, 0.0) / widened
+    nats = -log_gamma_tail(shape, scaled)
+    if nats < 290.0 * math.log(10.0):
+        return nats
+    return scaled - (shape - 1.0) * math.log(max(scaled, 1e-9)) + math.lgamma(shape)
+
+
+@part
+def _field_nats(weighing: Weighing, error: float) -> float:
+    """What a field says before it is weighed; twin of `evidence.field_nats`."""
+    if np.isnan(error):
+        return 0.0
+    nats = min(error, 1e30)
+    if nats > weighing.far:
+        nats = weighing.far + math.log1p(nats - weighing.far)
+    return max(nats - weighing.soft_threshold, 0.0) + weighing.gentle * nats
+
+
+@part
+def _statistics(weighing: Weighing, errors: Float) -> Float:
+    """Twin of `Combination.own` (twice), and of the statistic of each model."""
+    found, known = np.zeros(weighing.weights.shape[1]), False
+    for at in range(len(errors)):
+        nats = _field_nats(weighing, errors[at])
+        known = known or not (weighing.everybody[at] or np.isnan(errors[at]))
+        for column in range(len(found)):
+            found[column] += nats * weighing.weights[at, column]
+    if not known:
+        found[:2] = np.nan
+    return found
+
+
+@part
+def _either(weighing: Weighing, own: float, errors: Float) -> float:
+    """Twin of `Combination.either` and of `scorer.everybody`."""
+    among, choices = -np.inf, 0
+    for at in range(len(errors)):
+        if weighing.everybody[at]:
+            choices += 1
+            among = among if np.isnan(errors[at]) else max(among, errors[at])
+    if among == -np.inf:
+        return own if np.isnan(own) else max(own, 0.0)
+    among -= math.log(choices) + weighing.population
+    return max(among, 0.0) if np.isnan(own) else max(own, among, 0.0)
+
+
+@part
+def _total(weighing: Weighing, surprise: float, heard: float) -> float:
+    """Twin of `Combination.total`; `heard` is what the past says beyond murmurs, summed over the scales."""
+    if weighing.ceiling == 0.0:
+        return surprise
+    return surprise - weighing.ceiling * math.expm1(-weighing.evidence * heard / weighing.ceiling)
+
+
+@part
+def _calibrated(tails: Tails, weighing: Weighing, total: float, pace: float, busy: float) -> float:
+    """Twin of `Scorer._calibrated`."""
+    log_p = tail_log_p(tails, ALL, total)
+    groups, group = weighing.edges.shape[1] + 1, 0
+    for edge in range(groups - 1):
+        group += groups * (weighing.edges[0, edge] <= pace) + (weighing.edges[1, edge] <= busy)
+    if weighing.group[group] >= 0:
+        mine = weighing.share[group, 0] + tail_log_p(tails, weighing.group[group], total)
+        rest = weighing.share[group, 1] + log_p
+        high = max(mine, rest)
+        log_p = high + math.log1p(math.exp(min(mine, rest) - high))
+    return log_p if np.isnan(log_p) else min(log_p, 0.0)
+
+
+@compiled
+def _judge(held: Held, pace: float) -> None:
+    """Put the log of p, the evidence, what counts of it later, and the log of p of each model into `found`."""
+    tails, weighing, found, number = held.value.tails, held.value.weighing, held.value.found, held.value.number
+    statistics = _statistics(weighing, held.value.errors)
+    for at in range(2, len(statistics)):
+        found[1 + at] = tail_log_p(tails, FIRST_MODEL + at - 2, statistics[at])
+    loudest, heard, latest = 0.0, 0.0, 0.0
+    for at in range(len(number)):
+        nats = window_nats(number[at], held.value.sums[at], weighing.dependence[at])
+        loudest, latest = max(loudest, nats), float(number[at])
+        heard += max(nats - weighing.murmur, 0.0)
+    own = _either(weighing, -tail_log_p(tails, OWN, statistics[0]), held.value.errors)
+    counted = -tail_log_p(tails, FRESH, statistics[1])
+    found[0] = _calibrated(tails, weighing, _total(weighing, own, heard), pace, (latest + 1.0) / (pace + 1.0))
+    found[1] = loudest
+    found[2] = 0.0 if np.isnan(counted) else min(counted, weighing.loudest)

@@ -8,17 +8,18 @@ is carried of an entity is an `EntityState`, bounded however long its history an
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from anomaly.artifacts import pack_text, read_artifact, unpack_text, write_artifact
+from anomaly.compiling import announced
 from anomaly.detector import Detector
-from anomaly.entity_state import EntityState, nested_sums, pack_states, unpack_states, value_key
+from anomaly.entity_state import Rules, Workbench, last_time, pack_states, unpack_states, value_key
 from anomaly.errors import ArtifactError, OrderError
 from anomaly.features import (
     CIRCLES,
@@ -36,18 +37,16 @@ from anomaly.features import (
 )
 from anomaly.ingest import ParsedEvent, parse_event
 from anomaly.models.plain import PlainModels
+from anomaly.models.program import Desk
 from anomaly.score_table import YOUNG
 from anomaly.scorer import LEAST_LOG_P, LN_10
-from anomaly.sequences import MOST_WAITING
 from anomaly.single import SinglePopulation, SingleScorer
 from anomaly.thresholds import Threshold
 from anomaly.thresholds.base import StreamThreshold
 from anomaly.values import text_value
 
 NAN = math.nan
-WINDOW_MICROS = [seconds * 1_000_000 for seconds in WINDOWS.values()]
-Numbers = NDArray[np.float32]
-Codes = NDArray[np.int64]
+MICRO = 1_000_000  # a second
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,7 +172,7 @@ class Stream:
         parts = {}
         for number, view in enumerate(self._views):
             names = np.array(list(view.entities), dtype=object)
-            parts[f"entities{number}"] = {"names": pack_text(names), **pack_states(view.entities)}
+            parts[f"entities{number}"] = {"names": pack_text(names), **pack_states(list(view.entities.values()))}
         manifest = {
             "stream": [view.marks() for view in self._views],
             "rule": self.rule.state() if isinstance(self.rule, StreamThreshold) else None,
@@ -213,7 +212,8 @@ class Stream:
         try:
             for number, view in enumerate(stream._views):
                 arrays = parts[f"entities{number}"]
-                view.entities = unpack_states(unpack_text(arrays["names"]).tolist(), arrays, view.new_entity())
+                states = unpack_states(arrays["packed"], arrays["lengths"])
+                view.restore(unpack_text(arrays["names"]).tolist(), states)
         except (KeyError, ValueError) as error:
             raise ArtifactError(f"Stream.load: the parts in {folder} do not fit together ({error})") from None
         return stream
@@ -224,7 +224,7 @@ class Stream:
 
     def state_bytes(self, entity: str) -> int:
         """Bytes that the state of an entity takes, by its key in the first view; KeyError if it was not met."""
-        return self._views[0].entities[entity].nbytes()
+        return sys.getsizeof(self._views[0].entities[entity])
 
 
 class _View:
@@ -233,24 +233,28 @@ class _View:
     def __init__(self, detector: Detector) -> None:
         self.detector = detector
         self.schema = detector.schema
-        self.entities: dict[str, EntityState] = {}
+        self.entities: dict[str, bytes] = {}
         encoder = detector.encoder_
         networks: dict[str, Any] = {model.name: model.network_ for model in detector.models_}
         self._models = PlainModels(networks["autoencoder"], networks["forecaster"], encoder.numeric, encoder.category)
         self._population = SinglePopulation(detector.population_)
         self._scorer = SingleScorer(detector.scorer_, (*self._models.columns, *self._population.columns))
         self._known = set(detector.known_.tolist())
-        self._quarantine, self._lately = round(detector.quarantine_ * 1e6), round(encoder.lately * 1e6)
-        self._scales = [round(seconds * 1e6) for seconds in detector.scorer_.combination.scales]
-        of_windows, of_evidence = max(WINDOW_MICROS), max(self._scales, default=0)
-        self._keep = max(of_windows, of_evidence, self._quarantine), of_windows, of_evidence
-        self._scaling = [(one.name, one.unit, one.center, one.scale) for one in encoder.numeric]
-        self._values = {
-            column.name: {value: (FIRST_CODE + code, value_key(value)) for code, value in enumerate(column.vocabulary)}
+        self._values = [
+            {value: (FIRST_CODE + code, value_key(value)) for code, value in enumerate(column.vocabulary)}
+            for name in self.schema.categorical
             for column in encoder.category
-        }
-        self._category_order = [column.name for column in encoder.category]
-        self._money = [(at, number.name) for at, number in enumerate(self.schema.numeric) if number.scale == "log"]
+            if column.name == name
+        ]
+        self._bench = Workbench(
+            rules_of(detector),
+            memory=4 * self._models.hidden,
+            averaged=len(self._models.averaged),
+            given=len(self.schema.numeric),
+            columns=len(encoder.category),
+        )
+        self._sit_down()
+        self._warm()
 
     def parse(self, event: Mapping[str, Any]) -> ParsedEvent | None:
         """The event as this view reads it; None if it is none of its entities'."""
@@ -260,134 +264,103 @@ class _View:
 
     def check_order(self, event: ParsedEvent | None) -> None:
         """Refuse an event that is older than the last one of its entity."""
-        last = None if event is None else self.entities.get(event.entity)
-        if event is not None and last is not None and event.time < last.time:
+        packed = b"" if event is None else self.entities.get(event.entity, b"")
+        if event is not None and packed and event.time < (last := last_time(packed, len(self._values))):
             raise OrderError(
-                f"Stream.push: an event of {event.entity!r} is {last.time - event.time:g} s older than its last; "
+                f"Stream.push: an event of {event.entity!r} is {last - event.time:g} s older than its last; "
                 "push the events of an entity in the order of time"
             )
 
     def push(self, parsed: ParsedEvent) -> _Said:
         """Judge one event and remember it."""
-        entity = self.entities.get(parsed.entity)
-        if entity is None:
-            entity = self.entities[parsed.entity] = self.new_entity()
-        now = round(parsed.time * 1e6)
-        amounts = [_bounded(parsed.numeric[at]) for at, _ in self._money]
-        numbers = self._numbers(entity, parsed, now, amounts)
-        numeric, codes = np.array(numbers, dtype=np.float32), self._codes(entity, parsed, now)
-        self._remember(entity, now)
-        waiting = len(entity.waiting_codes) // len(codes)
-        statistics = self._models.statistics(entity.sums, entity.events - waiting)
-        errors = np.concatenate((
-            self._models.errors(entity.memory, statistics, numeric, codes),
-            self._population.errors(numeric.tolist()),
-        ))  # fmt: skip
-        recent = entity.window_counts(now, self._scales)
-        if not entity.events:
-            entity.first = parsed.time
-        pace = self._scorer.pace(entity.events + 1, parsed.time - entity.first)
-        judged = self._scorer.judge(errors, nested_sums(entity.counted, recent), recent, pace)
-        status = self._status(entity, parsed)
-        entity.add(now, judged.counted, amounts, self._keep)
-        entity.waiting_numbers.frombytes(numeric.tobytes())
-        entity.waiting_codes.extend(codes.tolist())
-        entity.events += 1
-        entity.time = parsed.time
-        if self.schema.place is not None:
-            entity.place = parsed.latitude, parsed.longitude
-        return _Said(judged.log_p, judged.models, judged.evidence, status)
+        self._take(parsed)
+        opened = self._bench.open(self.entities.get(parsed.entity, self._bench.empty))
+        self._models.step(opened.due, opened.remembered)
+        self._population.judge()
+        judged = self._scorer.judge(self._scorer.pace(opened.events + 1, parsed.time - opened.first))
+        self.entities[parsed.entity] = self._bench.close(judged.counted)
+        return _Said(judged.log_p, judged.models, judged.evidence, self._status(opened.events, parsed))
 
     def marks(self) -> dict[str, Any]:
         """What a saved state must have in common with the stream that takes it over."""
         return {
             "fingerprint": self.detector.fitted_["fingerprint"],
-            "hidden": self._models.hidden,
-            "quarantine": self._quarantine,
-            "scales": self._scales,
+            "shapes": self._bench.shapes(),
+            "quarantine": self._bench.rules.quarantine,
+            "scales": self._bench.rules.scales.tolist(),
             "seed": self.detector.seed,
         }
 
-    def new_entity(self) -> EntityState:
-        """The state of an entity without any event."""
-        return EntityState(
-            self._models.empty(),
-            averaged=len(self._models.averaged),
-            amounts=len(self._money),
-            categories=len(self.schema.categorical),
-            codes=max(column.size for column in self.detector.encoder_.category) - 1,
+    def restore(self, names: Sequence[str], states: Sequence[bytes]) -> None:
+        """Take over the states of entities; ValueError if they are none."""
+        self._bench.check(states)
+        self.entities = dict(zip(names, states, strict=True))
+
+    def _sit_down(self) -> None:
+        """Set everybody to work on the same arrays."""
+        state, live = self._bench.state, self._bench.live
+        errors = np.empty(len(self._models.columns) + len(self._population.columns))
+        self._models.sit_down(
+            Desk(state.memory, state.sums, state.numbers, state.codes, live.numeric, live.codes, errors)
         )
+        self._population.sit_down(live.numeric, errors[len(self._models.columns) :])
+        self._scorer.sit_down(errors, live.sums, live.number)
 
-    def _numbers(self, entity: EntityState, event: ParsedEvent, now: int, amounts: list[float]) -> list[float]:
-        """One row of encoded numbers, as `Encoder.transform` would give it."""
-        gap = event.time - entity.time
-        raw = [*event.numeric, gap]
-        counts = entity.window_counts(now, WINDOW_MICROS)
-        raw += [count + 1.0 for count in counts]
-        for values, amount in zip(entity.amounts, amounts, strict=True):
-            raw += [total + amount for total in nested_sums(values, counts)]
-        if self.schema.place is not None:
-            away = kilometres(event.latitude, event.longitude, *entity.place)
-            raw += [away, away / (max(gap, SHORTEST_TRIP_SECONDS) / 3600.0)]
-        for period in CIRCLES.values():
-            angle = 2 * math.pi * ((event.clock - MONDAY) % period) / period
-            raw += [math.sin(angle), math.cos(angle)]
-        found = []
-        for (_, unit, center, scale), value in zip(self._scaling, raw, strict=True):
-            shown = math.asinh(value / unit) if unit else value
-            found.append(min(max((shown - center) / scale, -FARTHEST), FARTHEST))
-        return found
+    def _take(self, event: ParsedEvent) -> None:
+        """Put an event on the workbench."""
+        known, keys = [], []
+        for value, codes in zip(event.category, self._values, strict=True):
+            code, key = (MISSING, 0) if value is None else codes.get(value) or (UNSEEN, value_key(value))
+            known.append(code)
+            keys.append(key)
+        place = event.latitude, event.longitude
+        self._bench.take((event.time, event.clock, *place, *event.numeric), known, keys)
 
-    def _codes(self, entity: EntityState, event: ParsedEvent, now: int) -> Codes:
-        """One row of codes, as `Encoder.transform` would give it; the entity has met the values then."""
-        codes = {"clock:hour": FIRST_CODE + int(event.clock % 86400.0 // 3600.0)}
-        for at, (name, value) in enumerate(zip(self.schema.categorical, event.category, strict=True)):
-            last = entity.before[at]
-            if value is None:
-                codes[name] = codes[f"first:{name}"] = codes[f"changed:{name}"] = MISSING
-                entity.before[at] = 0
-                continue
-            known = self._values[name].get(value)
-            codes[name], key = (UNSEEN, value_key(value)) if known is None else known
-            codes[f"first:{name}"] = YES if entity.is_new(at, key, now, self._lately) else NO
-            codes[f"changed:{name}"] = MISSING if not last else NO if last == key else YES
-            entity.before[at] = key
-        return np.array([codes[name] for name in self._category_order], dtype=np.int64)
+    def _warm(self) -> None:
+        """Compile, or load what was compiled before, now and not when the first event comes; nothing is remembered."""
+        nothing = (math.nan,) * len(self.schema.numeric), (None,) * len(self.schema.categorical)
+        with announced("Stream"):
+            self.push(ParsedEvent("", 0.0, 0.0, *nothing, math.nan, math.nan, None))
+        self.entities.clear()
 
-    def _remember(self, entity: EntityState, now: int) -> None:
-        """Let the events that have waited long enough into the memory, and the oldest if too many wait."""
-        width, columns = len(self._scaling), len(self._category_order)
-        waiting = len(entity.waiting_codes) // columns
-        times, first = entity.times, len(entity.times) - waiting
-        done = 0
-        while done < waiting and (
-            not self._quarantine or waiting - done > MOST_WAITING or times[first + done] <= now - self._quarantine
-        ):
-            numeric = np.array(entity.waiting_numbers[done * width : (done + 1) * width], dtype=np.float32)
-            codes = np.array(entity.waiting_codes[done * columns : (done + 1) * columns], dtype=np.int64)
-            self._models.read(entity.memory, numeric, codes, entity.sums)
-            done += 1
-        if done:
-            del entity.waiting_numbers[: done * width]
-            del entity.waiting_codes[: done * columns]
-
-    def _status(self, entity: EntityState, event: ParsedEvent) -> str:
+    def _status(self, events: int, event: ParsedEvent) -> str:
         place = self.schema.place is not None and (math.isnan(event.latitude) or math.isnan(event.longitude))
         if place or None in event.category or any(map(math.isnan, event.numeric)):
             return "incomplete"
-        if entity.events < YOUNG:
+        if events < YOUNG:
             return "learning"
         return "ok" if event.entity in self._known else "unseen"
 
 
-def _bounded(amount: float) -> float:
-    """An amount as it enters a sum: bounded, so that no sum is infinite; 0 for NaN."""
-    return 0.0 if amount != amount else min(max(amount, -LARGEST_AMOUNT), LARGEST_AMOUNT)
-
-
-def kilometres(latitude: float, longitude: float, from_latitude: float, from_longitude: float) -> float:
-    """Great-circle distance in km, NaN where a place is missing; twin of `features.great_circle_km`."""
-    phi, phi0 = math.radians(latitude), math.radians(from_latitude)
-    half = math.sin((phi - phi0) / 2) ** 2
-    half += math.cos(phi) * math.cos(phi0) * math.sin(math.radians(longitude - from_longitude) / 2) ** 2
-    return NAN if half != half else 2 * EARTH_RADIUS_KM * math.asin(math.sqrt(min(max(half, 0.0), 1.0)))
+def rules_of(detector: Detector) -> Rules:
+    """How a fitted detector's encoder makes columns of an event."""
+    schema, encoder = detector.schema, detector.encoder_
+    columns = {column.name: at for at, column in enumerate(encoder.category)}
+    windows = [seconds * MICRO for seconds in WINDOWS.values()]
+    scales = [round(seconds * MICRO) for seconds in detector.scorer_.combination.scales]
+    quarantine = round(detector.quarantine_ * MICRO)
+    of_evidence = max(scales, default=0)
+    keep = max(*windows, of_evidence, quarantine), max(windows), of_evidence
+    category = [[columns[f"{part}{name}"] for part in ("", "first:", "changed:")] for name in schema.categorical]
+    return Rules(
+        windows=np.array(windows, dtype=np.int64),
+        scales=np.array(scales, dtype=np.int64),
+        money=np.array([at for at, number in enumerate(schema.numeric) if number.scale == "log"], dtype=np.int64),
+        scaling=np.array([(one.unit, one.center, one.scale) for one in encoder.numeric], dtype=np.float64),
+        category=np.array(category, dtype=np.int64).reshape(len(category), 3),
+        periods=np.array(list(CIRCLES.values()), dtype=np.float64),
+        keep=np.array(keep, dtype=np.int64),
+        clock=columns["clock:hour"],
+        quarantine=quarantine,
+        lately=round(encoder.lately * MICRO),
+        has_place=schema.place is not None,
+        missing=MISSING,
+        no=NO,
+        yes=YES,
+        first_code=FIRST_CODE,
+        monday=MONDAY,
+        shortest_trip=SHORTEST_TRIP_SECONDS,
+        earth_radius=EARTH_RADIUS_KM,
+        largest_amount=LARGEST_AMOUNT,
+        farthest=FARTHEST,
+    )

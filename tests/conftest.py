@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
 
 import numpy as np
 import polars as pl
@@ -32,6 +32,8 @@ settings.load_profile("repeatable")
 SPLIT = "2024-02-10"  # what is before it trains, the rest is scored
 UNTIDY_SPLIT = "2024-03-16"
 DAY = 86_400.0
+Given = ParamSpec("Given")
+Found = TypeVar("Found")
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,14 @@ def sequences_of(times: list[list[float]]) -> Sequences:
         category=np.zeros((total, 0), dtype=np.int32),
         row=np.arange(total),
     )
+
+
+def called(part: Callable[Given, Found]) -> Callable[Given, Found]:
+    """A part of compiled functions, so that it can be called."""
+    import numba
+
+    made: Any = numba.njit(lambda *given: part(*given))  # type: ignore[call-arg]
+    return cast("Callable[Given, Found]", made)
 
 
 def random_histories(entities: int, events: int, days: float, seed: int) -> Sequences:

@@ -23,6 +23,7 @@ LONGEST_FUNCTION = 60  # lines, the docstring not counted
 ORDER = (
     "errors",
     "files",
+    "compiling",
     "values",
     "columns",
     "guessing",
@@ -56,6 +57,7 @@ ORDER = (
     "models.base",
     "models.forecaster",
     "models.autoencoder",
+    "models.program",
     "models.plain",
     "models.probabilities",
     "models.objectives",
@@ -121,6 +123,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "jinja2": ("report",),
     "markupsafe": ("report", "comparison_page"),  # comes with jinja2
     "matplotlib": ("figures", "event_figure", "comparison_figures"),
+    "numba": ("compiling",),
     "numpy": EVERYWHERE,
     "pandas": ("sources",),
     "polars": (
@@ -162,8 +165,6 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "scipy": (
         "calibration",
         "evidence",
-        "single",
-        "models.plain",
         "models.probabilities",
         *THRESHOLDS,
         "casework",
@@ -364,7 +365,7 @@ def test_no_function_is_too_long() -> None:
 )
 def test_what_is_not_needed_is_not_imported(start: str) -> None:
     """Heavy libraries take a second each: the package and its help answer without them."""
-    heavy = ("torch", "polars", "numpy", "scipy", "matplotlib", "safetensors", "jinja2")
+    heavy = ("torch", "polars", "numba", "numpy", "scipy", "matplotlib", "safetensors", "jinja2")
     question = f"{start}; import sys; print([name for name in {heavy} if name in sys.modules])"
     answer = subprocess.run([sys.executable, "-c", question], cwd=ROOT, capture_output=True, text=True, check=True)
     assert answer.stdout.splitlines()[-1] == "[]"

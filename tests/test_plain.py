@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import History, sequences_of
+from conftest import History, called, sequences_of
 
 from anomaly.errors import ParameterError
 from anomaly.features import MISSING, Column
@@ -19,8 +18,11 @@ from anomaly.models.base import SequenceModel, averaged
 from anomaly.models.batches import memory_border, memory_statistics
 from anomaly.models.forecaster import Forecaster
 from anomaly.models.plain import PlainModels
+from anomaly.models.program import Desk, _exponential, _sigmoid
 
 Trained = Callable[..., SequenceModel]
+exponential = called(_exponential)
+sigmoid = called(_sigmoid)
 TAILS = ("upper", "lower", "both")
 
 
@@ -29,17 +31,34 @@ def plain_models(models: Sequence[SequenceModel], history: History) -> PlainMode
     return PlainModels(networks[0], networks[1], history.numeric, history.category)
 
 
+def desk_of(plain: PlainModels, sequences: Any) -> Desk:
+    """A desk for the events of a history, one at a time: room for all of them to wait."""
+    return Desk(
+        memory=np.zeros(4 * plain.hidden, dtype=np.float32),
+        sums=np.zeros(3 * len(plain.averaged)),
+        waiting_numbers=sequences.numeric.copy(),
+        waiting_codes=sequences.category.astype(np.uint16),
+        numeric=sequences.numeric[0].copy(),
+        codes=sequences.category[0].astype(np.uint16),
+        errors=np.empty(len(plain.columns)),
+    )
+
+
 def stepped(plain: PlainModels, sequences: Any, border: Any) -> np.ndarray[Any, Any]:
     """Errors (N, K) event by event; `border` (N,) tells which earlier events the memory holds."""
-    found = np.empty((len(sequences), len(plain.columns)))
+    found, desk = np.empty((len(sequences), len(plain.columns))), desk_of(plain, sequences)
+    plain.sit_down(desk)
     for start, stop in zip(sequences.offsets, sequences.offsets[1:], strict=False):
-        memory, sums, read = plain.empty(), array("d", [0.0]) * (3 * len(plain.averaged)), start
+        desk.memory[:] = desk.sums[:] = 0.0
+        read = start
         for at in range(start, stop):
-            while read < border[at]:
-                plain.read(memory, sequences.numeric[read], sequences.category[read].astype(np.int64), sums)
-                read += 1
-            statistics = plain.statistics(sums, int(read - start))
-            found[at] = plain.errors(memory, statistics, sequences.numeric[at], sequences.category[at].astype(np.int64))
+            due = max(border[at] - read, 0)
+            desk.waiting_numbers[:due] = sequences.numeric[read : read + due]
+            desk.waiting_codes[:due] = sequences.category[read : read + due]
+            desk.numeric[:], desk.codes[:] = sequences.numeric[at], sequences.category[at]
+            read += due
+            plain.step(int(due), int(read - start))
+            found[at] = desk.errors
     return found
 
 
@@ -62,13 +81,30 @@ def test_errors_are_those_of_the_networks(trained: Trained, history: History) ->
 
 
 def test_statistics_are_those_of_the_batches(trained: Trained, history: History) -> None:
+    """Sums of some remembered events give the averages that the heads of a table see."""
     plain = plain_models([trained("autoencoder"), trained("forecaster")], history)
     one = history.sequences.take(np.arange(1))
     expected = memory_statistics(one, np.arange(len(one)), averaged(history.numeric))
-    memory, sums = plain.empty(), array("d", [0.0]) * (3 * len(plain.averaged))
+    desk = desk_of(plain, one)
+    plain.sit_down(desk)
     for at in range(len(one)):
-        np.testing.assert_allclose(plain.statistics(sums, at), expected[at], rtol=1e-6, atol=1e-6)
-        plain.read(memory, one.numeric[at], one.category[at].astype(np.int64), sums)
+        plain.step(0, at)
+        start = plain.layout.statistics
+        seen = plain.program.work[start : start + expected.shape[1]]
+        np.testing.assert_allclose(seen, expected[at], rtol=1e-6, atol=1e-6)
+        desk.waiting_numbers[0] = one.numeric[at]
+        plain.step(1, at + 1)
+
+
+def test_exponentials_are_exact_to_float32() -> None:
+    x = np.linspace(-80, 80, 40_001).astype(np.float32)
+    found = x.copy()
+    exponential(found)
+    np.testing.assert_allclose(found, np.exp(x.astype(np.float64)), rtol=3e-7)
+    wide = np.concatenate([x, [-1e30, 1e30, 0.0]]).astype(np.float32)
+    found = wide.copy()
+    sigmoid(found)
+    np.testing.assert_allclose(found, torch.sigmoid(torch.from_numpy(wide)).numpy(), rtol=5e-7, atol=1e-30)
 
 
 @pytest.mark.parametrize("tail", TAILS)

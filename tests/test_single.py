@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
-from conftest import sequences_of
+from conftest import called, sequences_of
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -19,8 +19,10 @@ from anomaly.features import Column
 from anomaly.history import as_events
 from anomaly.population import Population
 from anomaly.scorer import Combination, Scorer
-from anomaly.single import SinglePopulation, SingleScorer, SingleTail, window_nats
+from anomaly.single import SinglePopulation, SingleScorer, Tails, tail_log_p, window_nats
 
+log_p = called(tail_log_p)
+nats = called(window_nats)
 DRAW = np.random.default_rng(2)
 SAMPLES = {
     "one value": np.array([1.5]),
@@ -38,14 +40,15 @@ def test_one_tail_is_that_of_many(name: str) -> None:
     calibrator = TailCalibrator().fit(held)
     low, high = held.min(), held.max()
     x = np.concatenate([held[:500], DRAW.uniform(low - 1, high + 1, 500), [low, high, high * 50 + 9, 1e30, np.nan]])
-    one = SingleTail(calibrator)
-    np.testing.assert_allclose([one(value) for value in x.tolist()], calibrator.log_p(x), rtol=1e-12, atol=1e-12)
+    tails = Tails.of([TailCalibrator().fit(DRAW.normal(size=50)), calibrator])
+    found = [log_p(tails, 1, value) for value in x.tolist()]
+    np.testing.assert_allclose(found, calibrator.log_p(x), rtol=1e-12, atol=1e-12)
 
 
 @given(st.integers(0, 3000), st.floats(0, 1e5), st.floats(1, 50))
 def test_one_window_is_that_of_many(number: int, total: float, dependence: float) -> None:
     expected = window_evidence(np.array([[float(number)]]), np.array([[total]]), dependence)
-    assert window_nats(number, total, dependence) == pytest.approx(float(expected[0, 0]), rel=1e-9, abs=1e-12)
+    assert nats(number, total, dependence) == pytest.approx(float(expected[0, 0]), rel=1e-9, abs=1e-12)
 
 
 def test_one_number_is_as_rare_among_everybody() -> None:
@@ -54,7 +57,12 @@ def test_one_number_is_as_rare_among_everybody() -> None:
     population = Population(columns).fit(values)
     probe = np.concatenate([values[:200] * 3, [[np.nan] * 3, [1e4, -1e4, 1e4]]]).astype(np.float32)
     one = SinglePopulation(population)
-    found = [one.errors(row) for row in probe.tolist()]
+    numeric, errors, found = probe[0].copy(), np.empty(len(one.columns)), []
+    one.sit_down(numeric, errors)
+    for row in probe:
+        numeric[:] = row
+        one.judge()
+        found.append(errors.copy())
     np.testing.assert_allclose(found, population.errors(probe), rtol=1e-5, atol=1e-6)
     assert one.columns == tuple(("population", column.name) for column in population.fields)
 
@@ -64,8 +72,13 @@ def single_judgements(scorer: Scorer, errors: Any, sums: Any, number: Any, pace:
     shuffled = np.random.default_rng(0).permutation(len(columns))
     single = SingleScorer(scorer, [columns[at] for at in shuffled])
     whole = np.concatenate([errors[name] for name in scorer.fields], axis=1).astype(np.float64)[:, shuffled]
-    given = zip(whole, sums.tolist(), number.astype(int).tolist(), pace.tolist(), strict=True)
-    return [single.judge(*one) for one in given]
+    desk, found = (whole[0].copy(), sums[0].copy(), number[0].astype(np.int64)), []
+    single.sit_down(*desk)
+    for *event, at_pace in zip(whole, sums, number, pace.tolist(), strict=True):
+        for part, values in zip(desk, event, strict=True):
+            part[:] = values
+        found.append(single.judge(at_pace))
+    return found
 
 
 @pytest.mark.parametrize("hours", [0.0, None])
@@ -92,7 +105,7 @@ def test_one_event_is_judged_as_among_many(
     single = SingleScorer(scorer, columns)
     assert [single.pace(*one) for one in zip(sequences.position + 1, age, strict=True)] == pace.tolist()
     np.testing.assert_allclose([one.log_p for one in found], expected.log_p, rtol=1e-6, atol=1e-9)
-    np.testing.assert_allclose([one.evidence for one in found], expected.evidence, rtol=1e-9)
+    np.testing.assert_allclose([one.evidence for one in found], expected.evidence, rtol=1e-9, atol=1e-15)
     for name, log_p in expected.models.items():
         np.testing.assert_allclose([one.models[name] for one in found], log_p, rtol=1e-6, atol=1e-9)
     fresh = np.minimum(np.nan_to_num(scorer.fresh(errors)), 7.0)

@@ -14,11 +14,13 @@ from conftest import UNTIDY_SPLIT, agree
 from oracles import UNTIDY_SCHEMA, untidy_table
 
 from anomaly.detector import Detector
+from anomaly.entity_state import DONE, FIRST_MET, TIMES, WAITING, Workbench
 from anomaly.errors import ArtifactError, InputError, NotFittedError, OrderError
 from anomaly.ingest import read_events
+from anomaly.models.base import averaged
 from anomaly.schema import NumericField, Place, Schema
 from anomaly.sequences import MOST_RECENT, MOST_VALUES, MOST_WAITING
-from anomaly.stream import Stream
+from anomaly.stream import Stream, rules_of
 from anomaly.thresholds import OnlineFalseDiscoveryRate
 
 Untidy = Callable[[float | None], Detector]
@@ -295,26 +297,49 @@ def test_the_state_of_a_busy_entity_is_bounded(busy: tuple[Detector, pl.DataFram
     for row in table.filter(card="busy").iter_rows(named=True):
         stream.push(row)
         sizes.append(stream.state_bytes("busy"))
-    state = stream._views[0].entities["busy"]
-    assert len(state.times) == MOST_RECENT - 1
-    assert len(state.waiting_codes) == (MOST_WAITING + 1) * len(detector.encoder_.category)
-    assert [len(met) for met in state.met] == [MOST_VALUES]
+    bench = stream._views[0]._bench
+    bench.open(stream._views[0].entities["busy"])
+    counts = bench.state.counts
+    assert counts[TIMES] == MOST_RECENT - 1
+    assert counts[WAITING] + counts[DONE] == MOST_WAITING + 1
+    assert counts[FIRST_MET] == MOST_VALUES
     assert max(sizes[1_300:]) <= 1.02 * sizes[1_300] < 64_000
 
 
 def test_the_state_of_any_entity_of_the_demo_is_below_64_kb(detector: Detector) -> None:
     """By the bounds: memories of 64 units, five kinds of numbers, four categories, a place."""
-    numeric, category = detector.encoder_.numeric, detector.encoder_.category
+    rules = rules_of(detector)
+    numeric = detector.encoder_.numeric
+    full = Workbench(
+        rules, memory=4 * 64, averaged=len(averaged(numeric)), given=2, columns=len(detector.encoder_.category)
+    )
+    assert sum(part.nbytes for part in full.state) < 64_000
+
+
+def burst(events: int) -> list[dict[str, Any]]:
+    """So many payments of one card within seconds, each at another shop, then one after a month."""
+    rows = [
+        {"at": 1_700_000_000.0 + at / 100, "card": "K1", "amount": 5.0 + at % 7, "merchant": f"M{at}"}
+        for at in range(events)
+    ]
+    return [*rows, rows[-1] | {"at": 1_702_600_000.0}]
+
+
+def test_a_burst_inside_the_quarantine_is_bounded_and_scored_as_the_table_scores_it() -> None:
+    """Of more events than may wait, the oldest enter the memory early: the state stays small, and nothing is lost."""
+    schema = Schema(time="at", entity=("card",), numeric=(AMOUNT,), categorical=("merchant",))
+    detector = Detector(schema, epochs=1, quarantine_hours=48)
+    detector.fit(simple_table().select("at", "card", "amount", "merchant"), progress=False)
+    rows = burst(3 * MOST_WAITING)
+    same(detector, pl.DataFrame(rows), "at")
     stream = Stream(detector)
-    full = stream._views[0].new_entity()
-    full.memory = np.zeros((2, 128), dtype=np.float32)
-    parts: list[tuple[Any, int]] = [(part, MOST_RECENT) for part in (full.times, full.counted, *full.amounts)]
-    parts += [(part, MOST_VALUES) for part in full.met]
-    parts += [(full.waiting_numbers, (MOST_WAITING + 1) * len(numeric))]
-    parts += [(full.waiting_codes, (MOST_WAITING + 1) * len(category))]
-    for part, number in parts:
-        part.extend([0] * number)
-    assert full.nbytes() < 64_000
+    for row in burst(2 * MOST_RECENT):
+        stream.push(row)
+        assert stream.state_bytes("K1") < 64_000
+    bench = stream._views[0]._bench
+    opened = bench.open(stream._views[0].entities["K1"])
+    assert opened.events == 2 * MOST_RECENT + 1
+    assert opened.remembered == 2 * MOST_RECENT  # the quarantine is over for all but the last
 
 
 def halves(detector: Detector, table: pl.DataFrame, time: str, folder: Path) -> tuple[list[Any], list[Any]]:

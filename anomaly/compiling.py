@@ -1,0 +1,100 @@
+"""Compiling: arithmetic on single events as machine code, where a call into a library costs more than what it computes.
+
+numba compiles such functions when they first meet their arguments, and keeps the result beside their file, or in the
+user's cache where that folder cannot be written (NUMBA_CACHE_DIR names another). What it keeps is known by the function
+and the file that it stands in, and by nothing else. So a compiled function takes what it needs as arguments: it calls
+only functions of its own file and reads no constant that another file defines, or an old result would outlive a change.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any, ParamSpec, TypeVar, cast
+
+import numba
+from numba.core import types
+from numba.experimental import structref
+
+Given = ParamSpec("Given")
+Found = TypeVar("Found")
+
+PATIENCE = 2.0  # seconds after which a user is told what takes so long
+# x / 0 is infinity, as in numpy, and costs no test.
+_OPTIONS = {"error_model": "numpy", "nogil": True, "no_cfunc_wrapper": True}
+_njit: Any = numba.njit  # its types do not know all of its options
+
+
+def compiled(function: Callable[Given, Found]) -> Callable[Given, Found]:
+    """A function of numbers and arrays as machine code, to be called from Python."""
+    # What numba keeps has a name with the function's in it: with the state of its file in it too, nothing that another
+    # version of the file has left behind is ever read.
+    source = Path(function.__code__.co_filename).read_bytes()
+    function.__qualname__ += f"_{blake2b(source, digest_size=4).hexdigest()}"
+    try:
+        made = _njit(cache=True, **_OPTIONS)(function)
+    except RuntimeError:  # there is no folder to keep it in: then it is compiled in each process
+        made = _njit(**_OPTIONS)(function)
+    return cast("Callable[Given, Found]", made)
+
+
+def part(function: Callable[Given, Found]) -> Callable[Given, Found]:
+    """A function that only compiled functions of its own file call, each operation as it is written."""
+    return _part(function, fastmath=False)
+
+
+def loose_part(function: Callable[Given, Found]) -> Callable[Given, Found]:
+    """As `part`, where the last bits do not matter: sums may be added up in any order, and so are vectorised.
+
+    A product goes into a sum unrounded. NaN and infinity stay what they are.
+    """
+    return _part(function, fastmath={"contract", "reassoc", "nsz"})
+
+
+def _part(function: Callable[Given, Found], *, fastmath: Any) -> Callable[Given, Found]:
+    # What Python would need to call it takes longer to compile than what it does.
+    made = _njit(no_cpython_wrapper=True, fastmath=fastmath, **_OPTIONS)(function)
+    return cast("Callable[Given, Found]", made)
+
+
+@structref.register
+class HeldType(types.StructRef):
+    """What numba knows of a `Held`."""
+
+    def preprocess_fields(self, fields: Any) -> Any:
+        """Constants are of the type of their like, or each would make a type of its own."""
+        return tuple((name, types.unliteral(kind)) for name, kind in fields)  # type: ignore[no-untyped-call]
+
+
+class Held(structref.StructRefProxy):
+    """A tuple of arrays that compiled functions read as ``held.value``.
+
+    An array costs a fifth of a microsecond each time that it is handed over, whatever is done with it then; what is
+    held is handed over in one piece. Its arrays are those of the tuple, not copies.
+    """
+
+    value: Any
+
+    def __new__(cls, value: Any) -> Held:  # noqa: ARG004
+        """Only in a compiled function of the file that defines the tuple."""
+        raise TypeError("Held: make one in a compiled function")
+
+
+structref.define_proxy(Held, HeldType, ["value"])  # type: ignore[no-untyped-call]
+
+
+@contextmanager
+def announced(what: str) -> Iterator[None]:
+    """Tell on standard error what is being compiled, if it takes longer than `PATIENCE`."""
+    words = f"{what}: compiling for this processor; it takes about ten seconds, once, where a cache can be written"
+    teller = threading.Timer(PATIENCE, lambda: print(words, file=sys.stderr, flush=True))  # noqa: T201
+    teller.daemon = True
+    teller.start()
+    try:
+        yield
+    finally:
+        teller.cancel()

@@ -1,0 +1,91 @@
+"""Compiling: what is compiled once is kept, also where the package's folder cannot be written, and never goes stale."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from anomaly import compiling
+from anomaly.compiling import Held, announced
+
+ROOT = Path(__file__).resolve().parent.parent
+SUMS = """
+from typing import NamedTuple
+import numpy as np
+from anomaly.compiling import Held, compiled, part
+class Pair(NamedTuple):
+    values: np.ndarray
+    factor: float
+@part
+def times(pair):
+    return pair.factor * FACTOR
+@compiled
+def hold(pair):
+    return Held(pair)
+@compiled
+def total(held):
+    return held.value.values.sum() * times(held.value)
+"""
+ASK = """
+import sums, numpy as np
+values = np.arange(3.0)
+held = sums.hold(sums.Pair(values, 2.0))
+values[0] = 1.0
+print(sums.total(held), len(sums.total.stats.cache_hits))
+"""
+
+
+def ask(folder: Path, **environment: str) -> list[str]:
+    """What a process of its own says that compiles, or finds compiled, the functions in `folder`."""
+    given = {**os.environ, "PYTHONPATH": os.pathsep.join([str(folder), str(ROOT)]), **environment}
+    done = subprocess.run([sys.executable, "-c", ASK], env=given, capture_output=True, text=True, check=True)
+    return done.stdout.split()
+
+
+def test_what_is_compiled_is_kept_until_its_file_changes(tmp_path: Path) -> None:
+    file = tmp_path / "sums.py"
+    file.write_text(SUMS.replace("FACTOR", "10.0"))
+    os.utime(file, (1e9, 1e9))
+    assert ask(tmp_path) == ["80.0", "0"]
+    assert ask(tmp_path) == ["80.0", "1"]
+    # As long as before and of the same time: numba alone would take it for the same file.
+    file.write_text(SUMS.replace("FACTOR", "30.0"))
+    os.utime(file, (1e9, 1e9))
+    assert ask(tmp_path, PYTHONDONTWRITEBYTECODE="1", PYTHONPYCACHEPREFIX=str(tmp_path / "none")) == ["240.0", "0"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="folders are made read-only by their mode")
+def test_a_folder_that_cannot_be_written_is_no_hindrance(tmp_path: Path) -> None:
+    package, home = tmp_path / "package", tmp_path / "home"
+    package.mkdir()
+    (package / "sums.py").write_text(SUMS.replace("FACTOR", "10.0"))
+    (package / "__pycache__").write_text("no folder: nothing can be written here, by root neither")
+    home.mkdir()
+    places = {"HOME": str(home), "XDG_CACHE_HOME": str(home / "cache"), "PYTHONDONTWRITEBYTECODE": "1"}
+    assert ask(package, **places) == ["80.0", "0"]
+    assert ask(package, **places) == ["80.0", "1"], "the user's cache"
+    shutil.rmtree(home)
+    home.write_text("no folder either")
+    assert ask(package, **places) == ["80.0", "0"], "compiled in each process"
+
+
+def test_long_compiling_is_told(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(compiling, "PATIENCE", 0.05)
+    with announced("Stream"):
+        pass
+    time.sleep(0.1)
+    assert not capsys.readouterr().err
+    with announced("Stream"):
+        time.sleep(0.2)
+    assert capsys.readouterr().err.startswith("Stream: compiling for this processor")
+
+
+def test_a_tuple_is_held_by_compiled_functions_alone() -> None:
+    with pytest.raises(TypeError, match="in a compiled function"):
+        Held((1.0, 2.0))
