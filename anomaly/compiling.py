@@ -23,6 +23,7 @@ from numba.experimental import structref
 Given = ParamSpec("Given")
 Found = TypeVar("Found")
 
+Held = Any  # has the fields of what it holds; see `holder`
 PATIENCE = 2.0  # seconds after which a user is told what takes so long
 # x / 0 is infinity, as in numpy, and costs no test.
 _OPTIONS = {"error_model": "numpy", "nogil": True, "no_cfunc_wrapper": True}
@@ -61,30 +62,37 @@ def _part(function: Callable[Given, Found], *, fastmath: Any) -> Callable[Given,
     return cast("Callable[Given, Found]", made)
 
 
-@structref.register
-class HeldType(types.StructRef):
-    """What numba knows of a `Held`."""
+def holder(name: str, module: str, *shapes: type[tuple[Any, ...]]) -> Any:
+    """Make a class that holds the fields of some named tuples for compiled functions.
 
+    An array costs a fifth of a microsecond each time that it is handed over, whatever is done with it then; what is
+    held is handed over in one piece, and compiled functions read ``held.field``. The arrays are those of the tuples,
+    not copies. Only a compiled function can make one: ``HeldBench(*fields)``.
+
+    Parameters
+    ----------
+    name, module : str
+        Of the class; its type has the same name, with ``Type`` behind it, in that module.
+    shapes : named tuples
+        Classes whose fields it has, in this order; no two alike.
+    """
+    fields = [field for shape in shapes for field in shape._fields]  # type: ignore[attr-defined]
+    kind = type(f"{name}Type", (_HeldType,), {"__module__": module})
+    structref.register(kind)  # type: ignore[no-untyped-call]
+    made = type(name, (structref.StructRefProxy,), {"__module__": module, "__new__": _refuse})
+    structref.define_proxy(made, kind, fields)  # type: ignore[no-untyped-call]
+    setattr(sys.modules[module], f"{name}Type", kind)  # where numba's cache looks for it
+    return made
+
+
+class _HeldType(types.StructRef):
     def preprocess_fields(self, fields: Any) -> Any:
         """Constants are of the type of their like, or each would make a type of its own."""
         return tuple((name, types.unliteral(kind)) for name, kind in fields)  # type: ignore[no-untyped-call]
 
 
-class Held(structref.StructRefProxy):
-    """A tuple of arrays that compiled functions read as ``held.value``.
-
-    An array costs a fifth of a microsecond each time that it is handed over, whatever is done with it then; what is
-    held is handed over in one piece. Its arrays are those of the tuple, not copies.
-    """
-
-    value: Any
-
-    def __new__(cls, value: Any) -> Held:  # noqa: ARG004
-        """Only in a compiled function of the file that defines the tuple."""
-        raise TypeError("Held: make one in a compiled function")
-
-
-structref.define_proxy(Held, HeldType, ["value"])  # type: ignore[no-untyped-call]
+def _refuse(cls: type, *_: Any) -> Any:
+    raise TypeError(f"{cls.__name__}: only a compiled function can make one")
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from anomaly.compiling import Held, compiled, part
+from anomaly.compiling import Held, compiled, holder, part
 from anomaly.sequences import MOST_RECENT, MOST_VALUES, MOST_WAITING
 
 Float = NDArray[np.float64]
@@ -69,7 +69,7 @@ class State(NamedTuple):
         Nats that each of the last of them adds to evidence.
     amounts : ndarray, shape (amounts, MOST_RECENT)
         Amounts of the last of them, by field; a missing one is 0.
-    numbers, codes : ndarray, shape (waiting, F) and (waiting, C)
+    waiting_numbers, waiting_codes : ndarray, shape (waiting, F) and (waiting, C)
         Encoded columns of the events that are not in the memory yet; they are the last ones.
     met : ndarray of uint64, shape (categories, MOST_VALUES)
         Keys of the values that it has met, in the order in which it did.
@@ -85,8 +85,8 @@ class State(NamedTuple):
     times: Int
     counted: Float32
     amounts: Float
-    numbers: Float32
-    codes: Codes
+    waiting_numbers: Float32
+    waiting_codes: Codes
     met: Keys
     since: Int
 
@@ -95,7 +95,7 @@ class Rules(NamedTuple):
     """How events are encoded; times in microseconds.
 
     windows : (V,) of the features, rising; scales : (W,) of the evidence, rising; money : numbers that are summed up,
-    by their place among those given; scaling : (F, 3), unit, centre and scale of each column; category :
+    by their place among those given; scaling : (F, 3), unit, centre and scale of each column; kinds :
     (categories, 3), columns of its code, of whether it is new, and of whether it changed; periods : of the circles, in
     seconds; keep : for which times, amounts, and what counts as evidence, are needed.
     """
@@ -104,7 +104,7 @@ class Rules(NamedTuple):
     scales: Int
     money: Int
     scaling: Float
-    category: Int
+    kinds: Int
     periods: Float
     keep: Int
     clock: int
@@ -127,7 +127,7 @@ class Live(NamedTuple):
 
     given : (4 + given numbers,), its time, local clock, latitude and longitude, then its numbers, NaN = missing;
     category : (2 categories,), codes of its values, then the bits of their keys; keys : (categories,), the latter;
-    numeric, codes : (F,) and (C,), its columns; sums, number : (W,), of the windows of evidence before it.
+    numeric, codes : (F,) and (C,), its columns; recent_sums, recent_number : (W,), of the windows of evidence.
     """
 
     given: Float
@@ -135,8 +135,8 @@ class Live(NamedTuple):
     keys: Keys
     numeric: Float32
     codes: Codes
-    sums: Float
-    number: Int
+    recent_sums: Float
+    recent_number: Int
 
 
 class Opened(NamedTuple):
@@ -153,16 +153,13 @@ class Opened(NamedTuple):
 
 
 class Bench(NamedTuple):
-    """All that compiled functions read of a `Workbench`.
+    """What compiled functions read of a `Workbench` beside the state, the rules and the event.
 
     raw : the bytes of `state`, part by part; packed : room for a packed state; parts : (parts, 3), of each stretch of
     the state that is as long as some number in `counts` says, where it begins in `raw`, the bytes of one item, and the
     place of that number, -1 = always one item.
     """
 
-    state: State
-    rules: Rules
-    live: Live
     raw: NDArray[np.uint8]
     packed: NDArray[np.uint8]
     parts: Int
@@ -187,7 +184,7 @@ class Workbench:
     """
 
     def __init__(self, rules: Rules, *, memory: int, averaged: int, given: int, columns: int) -> None:
-        kinds, numbers, room = len(rules.category), len(rules.scaling), MOST_WAITING + 2
+        kinds, numbers, room = len(rules.kinds), len(rules.scaling), MOST_WAITING + 2
         self.rules = rules
         of_met, of_since = range(FIRST_MET, FIRST_MET + kinds), range(FIRST_MET + kinds, FIRST_MET + 2 * kinds)
         # Name, type, shape, and the number in `counts` that tells how much of each row is in use; 8 bytes first.
@@ -202,8 +199,8 @@ class Workbench:
             ("since", np.int64, (kinds, MOST_VALUES), of_since),
             ("memory", np.float32, (memory,), ()),
             ("counted", np.float32, (MOST_RECENT,), (COUNTED,)),
-            ("numbers", np.float32, (room, numbers), (WAITING,)),
-            ("codes", np.uint16, (room, columns), (WAITING,)),
+            ("waiting_numbers", np.float32, (room, numbers), (WAITING,)),
+            ("waiting_codes", np.uint16, (room, columns), (WAITING,)),
         ]
         self._raw = np.zeros(sum(math.prod(shape) * np.dtype(kind).itemsize for _, kind, shape, _ in plan), np.uint8)
         arrays: dict[str, NDArray[Any]] = {}
@@ -211,8 +208,8 @@ class Workbench:
         for name, kind, shape, counted in plan:
             size = math.prod(shape) * np.dtype(kind).itemsize
             arrays[name] = self._raw[at : at + size].view(kind).reshape(shape)
-            rows = 1 if name in ("numbers", "codes") else max(1, len(counted))
-            items = shape[0] if name in ("numbers", "codes") else shape[-1]
+            rows = 1 if name.startswith("waiting") else max(1, len(counted))
+            items = shape[0] if name.startswith("waiting") else shape[-1]
             item = size // max(1, rows * (items if counted else 1))
             parts += [(at + row * (size // rows), item, counted[row] if counted else -1) for row in range(rows) if size]
             at += size
@@ -224,13 +221,13 @@ class Workbench:
             keys=category[kinds:].view(np.uint64),
             numeric=np.zeros(numbers, dtype=np.float32),
             codes=np.zeros(columns, dtype=np.uint16),
-            sums=np.zeros(len(rules.scales)),
-            number=np.zeros(len(rules.scales), dtype=np.int64),
+            recent_sums=np.zeros(len(rules.scales)),
+            recent_number=np.zeros(len(rules.scales), dtype=np.int64),
         )
         self._given, self._category = struct.Struct(f"={4 + given}d"), struct.Struct(f"={kinds}q{kinds}Q")
         self._packed = np.zeros_like(self._raw)
         self._parts = np.array(parts, dtype=np.int64)
-        self._held = _hold(Bench(self.state, rules, self.live, self._raw, self._packed, self._parts))
+        self._held = _hold((*self.state, *rules, *self.live, *Bench(self._raw, self._packed, self._parts)))
         self.state.marks[:] = np.nan
         self.empty = b"".join(self._raw[start : start + size].tobytes() for start, size, of in parts if of < 0)
 
@@ -282,30 +279,33 @@ def unpack_states(packed: NDArray[np.uint8], lengths: Int) -> list[bytes]:
 # --- compiled: bytes --------------------------------------------------------------------------------------------------
 
 
+HeldBench = holder("HeldBench", __name__, State, Rules, Live, Bench)
+
+
 @compiled
-def _hold(value: Bench) -> Held:
-    return Held(value)
+def _hold(fields: tuple[Any, ...]) -> Held:
+    return HeldBench(*fields)
 
 
 @part
-def _unpack(bench: Bench, packed: NDArray[np.uint8]) -> None:
+def _unpack(bench: Held, packed: NDArray[np.uint8]) -> None:
     """Fill the state from bytes; `counts` come first and tell how long the rest is."""
     raw, at = bench.raw, 0
     for row in range(len(bench.parts)):
         start, size, of = bench.parts[row, 0], bench.parts[row, 1], bench.parts[row, 2]
-        size *= bench.state.counts[of] if of >= 0 else 1
+        size *= bench.counts[of] if of >= 0 else 1
         for byte in range(size):
             raw[start + byte] = packed[at + byte]
         at += size
 
 
 @part
-def _pack(bench: Bench) -> int:
+def _pack(bench: Held) -> int:
     """The inverse; return how many bytes there are."""
     raw, at = bench.raw, 0
     for row in range(len(bench.parts)):
         start, size, of = bench.parts[row, 0], bench.parts[row, 1], bench.parts[row, 2]
-        size *= bench.state.counts[of] if of >= 0 else 1
+        size *= bench.counts[of] if of >= 0 else 1
         for byte in range(size):
             bench.packed[at + byte] = raw[start + byte]
         at += size
@@ -341,11 +341,11 @@ def sum_of_last(values: NDArray[Any], count: int) -> float:
 
 
 @part
-def is_new(state: State, category: int, key: int, now: int, lately: int) -> bool:
+def is_new(bench: Held, category: int, key: int, now: int, lately: int) -> bool:
     """Does it meet a value for the first time, which is remembered if there is room, or did so only lately."""
-    counts, kinds = state.counts, len(state.before)
+    counts, kinds = bench.counts, len(bench.before)
     number, news = counts[FIRST_MET + category], counts[FIRST_MET + kinds + category]
-    met, since = state.met[category], state.since[category]
+    met, since = bench.met[category], bench.since[category]
     old = 0  # what is news no more needs no time
     while old < news and now - since[old] >= lately:
         old += 1
@@ -364,11 +364,16 @@ def is_new(state: State, category: int, key: int, now: int, lately: int) -> bool
 
 
 @part
+def _square(x: float) -> float:
+    return x * x
+
+
+@part
 def kilometres(latitude: float, longitude: float, from_latitude: float, from_longitude: float, radius: float) -> float:
     """Great-circle distance in km, NaN where a place is missing; twin of `features.great_circle_km`."""
     phi, phi0 = math.radians(latitude), math.radians(from_latitude)
-    half = math.sin((phi - phi0) / 2.0) ** 2
-    half += math.cos(phi) * math.cos(phi0) * math.sin(math.radians(longitude - from_longitude) / 2.0) ** 2
+    half = _square(math.sin((phi - phi0) / 2.0))
+    half += math.cos(phi) * math.cos(phi0) * _square(math.sin(math.radians(longitude - from_longitude) / 2.0))
     return half if np.isnan(half) else 2.0 * radius * math.asin(math.sqrt(min(max(half, 0.0), 1.0)))
 
 
@@ -379,90 +384,98 @@ def _bounded(amount: float, most: float) -> float:
 
 
 @part
-def _raw_numbers(state: State, rules: Rules, live: Live, now: int) -> Float:
+def _raw_numbers(bench: Held, now: int) -> Float:
     """One row of numbers in raw units; twin of `features.raw_numbers`."""
-    given, counts = live.given, state.counts
-    found = np.empty(len(rules.scaling))
+    given, counts = bench.given, bench.counts
+    found = np.empty(len(bench.scaling))
     used = len(given) - 4
-    found[:used] = given[4:]
-    gap = given[0] - state.marks[LAST_TIME]
+    _copy(given[4:], found)
+    gap = given[0] - bench.marks[LAST_TIME]
     found[used] = gap
     used += 1
-    times = state.times[: counts[TIMES]]
-    for window in rules.windows:
-        found[used] = window_count(times, now, window) + 1.0
+    times = bench.times[: counts[TIMES]]
+    for at in range(len(bench.windows)):
+        found[used] = window_count(times, now, bench.windows[at]) + 1.0
         used += 1
-    for field in range(len(rules.money)):
-        amount = _bounded(given[4 + rules.money[field]], rules.largest_amount)
-        amounts = state.amounts[field, : counts[AMOUNTS]]
-        for window in rules.windows:
+    for field in range(len(bench.money)):
+        amount = _bounded(given[4 + bench.money[field]], bench.largest_amount)
+        amounts = bench.amounts[field, : counts[AMOUNTS]]
+        for at in range(len(bench.windows)):
+            window = bench.windows[at]
             # of a time kept only for the quarantine or the evidence the amount is forgotten: it is in no window
             found[used] = sum_of_last(amounts, min(window_count(times, now, window), len(amounts))) + amount
             used += 1
-    if rules.has_place:
-        away = kilometres(given[2], given[3], state.marks[LATITUDE], state.marks[LONGITUDE], rules.earth_radius)
+    if bench.has_place:
+        away = kilometres(given[2], given[3], bench.marks[LATITUDE], bench.marks[LONGITUDE], bench.earth_radius)
         found[used] = away
-        found[used + 1] = away / (max(gap, rules.shortest_trip) / 3600.0) if not np.isnan(gap) else np.nan
+        found[used + 1] = away / (max(gap, bench.shortest_trip) / 3600.0) if not np.isnan(gap) else np.nan
         used += 2
-    for period in rules.periods:
-        angle = 2.0 * math.pi * ((given[1] - rules.monday) % period) / period
+    for at in range(len(bench.periods)):
+        period = bench.periods[at]
+        angle = 2.0 * math.pi * ((given[1] - bench.monday) % period) / period
         found[used], found[used + 1] = math.sin(angle), math.cos(angle)
         used += 2
     return found
 
 
 @part
-def _encode_numbers(state: State, rules: Rules, live: Live, now: int) -> None:
+def _encode_numbers(bench: Held, now: int) -> None:
     """One row of encoded numbers, as `Encoder.transform` would give it."""
-    raw = _raw_numbers(state, rules, live, now)
+    raw = _raw_numbers(bench, now)
     for at in range(len(raw)):
-        unit, center, scale = rules.scaling[at, 0], rules.scaling[at, 1], rules.scaling[at, 2]
+        unit, center, scale = bench.scaling[at, 0], bench.scaling[at, 1], bench.scaling[at, 2]
         shown = math.asinh(raw[at] / unit) if unit else raw[at]
         value = (shown - center) / scale
-        live.numeric[at] = value if np.isnan(value) else min(max(value, -rules.farthest), rules.farthest)
+        bench.numeric[at] = value if np.isnan(value) else min(max(value, -bench.farthest), bench.farthest)
 
 
 @part
-def _encode_codes(state: State, rules: Rules, live: Live, now: int) -> None:
+def _encode_codes(bench: Held, now: int) -> None:
     """One row of codes, as `Encoder.transform` would give it; the entity has met the values then."""
-    live.codes[rules.clock] = rules.first_code + int((live.given[1] % 86400.0) // 3600.0)
-    for kind in range(len(rules.category)):
-        code, new, changed = rules.category[kind, 0], rules.category[kind, 1], rules.category[kind, 2]
-        key, last = live.keys[kind], state.before[kind]
-        live.codes[code] = live.category[kind]
-        state.before[kind] = key
+    bench.codes[bench.clock] = bench.first_code + int((bench.given[1] % 86400.0) // 3600.0)
+    for kind in range(len(bench.kinds)):
+        code, new, changed = bench.kinds[kind, 0], bench.kinds[kind, 1], bench.kinds[kind, 2]
+        key, last = bench.keys[kind], bench.before[kind]
+        bench.codes[code] = bench.category[kind]
+        bench.before[kind] = key
         if key == 0:
-            live.codes[new] = live.codes[changed] = rules.missing
+            bench.codes[new] = bench.codes[changed] = bench.missing
             continue
-        live.codes[new] = rules.yes if is_new(state, kind, key, now, rules.lately) else rules.no
-        live.codes[changed] = rules.missing if last == 0 else rules.no if last == key else rules.yes
+        bench.codes[new] = bench.yes if is_new(bench, kind, key, now, bench.lately) else bench.no
+        bench.codes[changed] = bench.missing if last == 0 else bench.no if last == key else bench.yes
 
 
 @compiled
-def _open_and_encode(held: Held, packed: NDArray[np.uint8]) -> tuple[int, int, int, float]:
+def _open_and_encode(bench: Held, packed: NDArray[np.uint8]) -> tuple[int, int, int, float]:
     """`Workbench.open`."""
-    state, rules, live = held.value.state, held.value.rules, held.value.live
-    _unpack(held.value, packed)
-    counts = state.counts
-    now = int(np.rint(live.given[0] * 1e6))
-    _encode_numbers(state, rules, live, now)
-    _encode_codes(state, rules, live, now)
-    times, counted = state.times[: counts[TIMES]], state.counted[: counts[COUNTED]]
-    for at in range(len(rules.scales)):
-        live.number[at] = window_count(times, now, rules.scales[at])
-        live.sums[at] = sum_of_last(counted, min(live.number[at], len(counted)))
+    _unpack(bench, packed)
+    counts = bench.counts
+    now = int(np.rint(bench.given[0] * 1e6))
+    _encode_numbers(bench, now)
+    _encode_codes(bench, now)
+    times, counted = bench.times[: counts[TIMES]], bench.counted[: counts[COUNTED]]
+    for at in range(len(bench.scales)):
+        bench.recent_number[at] = window_count(times, now, bench.scales[at])
+        bench.recent_sums[at] = sum_of_last(counted, min(bench.recent_number[at], len(counted)))
     if not counts[EVENTS]:
-        state.marks[FIRST_TIME] = live.given[0]
+        bench.marks[FIRST_TIME] = bench.given[0]
     waiting, done = counts[WAITING], 0
     first = counts[TIMES] - waiting
     while done < waiting and (
-        rules.quarantine == 0
-        or waiting - done > len(state.numbers) - 2
-        or state.times[first + done] <= now - rules.quarantine
+        bench.quarantine == 0
+        or waiting - done > len(bench.waiting_numbers) - 2
+        or bench.times[first + done] <= now - bench.quarantine
     ):
         done += 1
     counts[DONE], counts[WAITING] = done, waiting - done
-    return counts[EVENTS], done, counts[EVENTS] - counts[WAITING], state.marks[FIRST_TIME]
+    return counts[EVENTS], done, counts[EVENTS] - counts[WAITING], bench.marks[FIRST_TIME]
+
+
+@part
+def _copy(values: NDArray[Any], to: NDArray[Any]) -> None:
+    """Copy the values to the first places of another row; a slice does the same, and takes seconds to compile."""
+    for at in range(len(values)):
+        to[at] = values[at]
 
 
 @part
@@ -478,30 +491,31 @@ def _append(values: NDArray[Any], count: int, value: Any, needed: int) -> int:
 
 
 @compiled
-def _close(held: Held, counted: float) -> int:
+def _close(bench: Held, counted: float) -> int:
     """`Workbench.close`; return how many bytes the state takes."""
-    state, rules, live = held.value.state, held.value.rules, held.value.live
-    counts, now = state.counts, int(np.rint(live.given[0] * 1e6))
+    counts, now = bench.counts, int(np.rint(bench.given[0] * 1e6))
     waiting, done = counts[WAITING], counts[DONE]
     if done:
         for row in range(waiting):
-            state.numbers[row], state.codes[row] = state.numbers[row + done], state.codes[row + done]
-    state.numbers[waiting], state.codes[waiting] = live.numeric, live.codes
+            _copy(bench.waiting_numbers[row + done], bench.waiting_numbers[row])
+            _copy(bench.waiting_codes[row + done], bench.waiting_codes[row])
+    _copy(bench.numeric, bench.waiting_numbers[waiting])
+    _copy(bench.codes, bench.waiting_codes[waiting])
     counts[WAITING], counts[DONE] = waiting + 1, 0
-    times, most = state.times[: counts[TIMES]], len(state.times) - 1
+    times, most = bench.times[: counts[TIMES]], len(bench.times) - 1
     for_times, for_amounts, for_counted = (
-        min(window_count(times, now, rules.keep[0]) + (rules.keep[0] > 0), most),
-        min(window_count(times, now, rules.keep[1]) + (rules.keep[1] > 0), most),
-        min(window_count(times, now, rules.keep[2]) + (rules.keep[2] > 0), most),
+        min(window_count(times, now, bench.keep[0]) + (bench.keep[0] > 0), most),
+        min(window_count(times, now, bench.keep[1]) + (bench.keep[1] > 0), most),
+        min(window_count(times, now, bench.keep[2]) + (bench.keep[2] > 0), most),
     )
-    counts[TIMES] = _append(state.times, counts[TIMES], now, for_times)
-    counts[COUNTED] = _append(state.counted, counts[COUNTED], counted, for_counted)
+    counts[TIMES] = _append(bench.times, counts[TIMES], now, for_times)
+    counts[COUNTED] = _append(bench.counted, counts[COUNTED], counted, for_counted)
     kept = counts[AMOUNTS]
-    for field in range(len(rules.money)):
-        amount = _bounded(live.given[4 + rules.money[field]], rules.largest_amount)
-        kept = _append(state.amounts[field], counts[AMOUNTS], amount, for_amounts)
+    for field in range(len(bench.money)):
+        amount = _bounded(bench.given[4 + bench.money[field]], bench.largest_amount)
+        kept = _append(bench.amounts[field], counts[AMOUNTS], amount, for_amounts)
     counts[AMOUNTS] = kept
     counts[EVENTS] += 1
-    state.marks[LAST_TIME] = live.given[0]
-    state.marks[LATITUDE], state.marks[LONGITUDE] = live.given[2], live.given[3]
-    return _pack(held.value)
+    bench.marks[LAST_TIME] = bench.given[0]
+    bench.marks[LATITUDE], bench.marks[LONGITUDE] = bench.given[2], bench.given[3]
+    return _pack(bench)

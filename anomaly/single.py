@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from anomaly.calibration import TailCalibrator
-from anomaly.compiling import Held, compiled, part
+from anomaly.compiling import Held, compiled, holder, part
 from anomaly.evidence import FAR, GENTLE, LOUDEST, SOFT_THRESHOLD
 from anomaly.population import Population
 from anomaly.scorer import GROUP_PSEUDO_EVENTS, GROUPS, MURMUR, POPULATION, Scorer, models
@@ -61,7 +61,6 @@ class Crowd(NamedTuple):
     strange; numeric : (F,), the event's numbers; errors : (P,), takes -ln of each field's tail probability.
     """
 
-    tails: Tails
     sides: Int
     numeric: NDArray[np.float32]
     errors: Float
@@ -80,7 +79,7 @@ class SinglePopulation:
 
     def sit_down(self, numeric: NDArray[np.float32], errors: Float) -> None:
         """Read these numbers (F,) and write these errors (P,) from now on."""
-        self._held = _hold(Crowd(self._tails, self._sides, numeric, errors))
+        self._held = _hold_crowd((*self._tails, *Crowd(self._sides, numeric, errors)))
 
     def judge(self) -> None:
         """Write -ln of the tail probability of each field, >= 0; NaN = no statement."""
@@ -114,10 +113,8 @@ class Weighing(NamedTuple):
 
 
 class Judging(NamedTuple):
-    """All that a judgement takes, and where it is written."""
+    """What a judgement reads, see `SingleScorer.sit_down`, and where it is written."""
 
-    tails: Tails
-    weighing: Weighing
     errors: Float
     sums: Float
     number: Int
@@ -187,7 +184,7 @@ class SingleScorer:
     def sit_down(self, errors: Float, sums: Float, number: Int) -> None:
         """Read an event's errors (K,), and the sums and numbers of each window before it, (W,), from these arrays."""
         self._found = np.empty(3 + len(self.models))
-        self._held = _hold(Judging(self._tails, self._weighing, errors, sums, number, self._found))
+        self._held = _hold_judging((*self._tails, *self._weighing, *Judging(errors, sums, number, self._found)))
 
     def judge(self, pace: float) -> Judged:
         """Judge an event of an entity of this pace."""
@@ -204,9 +201,18 @@ class SingleScorer:
 # --- compiled ---------------------------------------------------------------------------------------------------------
 
 
+HeldCrowd = holder("HeldCrowd", __name__, Tails, Crowd)
+HeldJudging = holder("HeldJudging", __name__, Tails, Weighing, Judging)
+
+
 @compiled
-def _hold(value: Crowd | Judging) -> Held:
-    return Held(value)
+def _hold_crowd(fields: tuple[Any, ...]) -> Held:
+    return HeldCrowd(*fields)
+
+
+@compiled
+def _hold_judging(fields: tuple[Any, ...]) -> Held:
+    return HeldJudging(*fields)
 
 
 @part
@@ -222,7 +228,7 @@ def _search(values: Float, first: int, last: int, x: float) -> int:
 
 
 @part
-def tail_log_p(tails: Tails, which: int, x: float) -> float:
+def tail_log_p(tails: Tails | Held, which: int, x: float) -> float:
     """Natural log of the p-value of a number, NaN stays NaN; twin of `TailCalibrator.log_p`."""
     first, last = tails.first[which], tails.first[which + 1] - 1
     if not x <= tails.values[last]:
@@ -253,11 +259,11 @@ def _log_tail(law: Float, excess: float) -> float:
 @compiled
 def _judge_among_everybody(held: Held) -> None:
     """`SinglePopulation.judge`."""
-    tails, sides, numeric, errors = held.value.tails, held.value.sides, held.value.numeric, held.value.errors
+    sides, numeric, errors = held.sides, held.numeric, held.errors
     log_p, counted = np.zeros(len(errors)), np.zeros(len(errors))
     for at in range(len(sides)):
         field = sides[at, 0]
-        one = tail_log_p(tails, at, sides[at, 2] * float(numeric[sides[at, 1]]))
+        one = tail_log_p(held, at, sides[at, 2] * float(numeric[sides[at, 1]]))
         log_p[field] = one if counted[field] == 0.0 or np.isnan(one) else min(one, log_p[field])
         counted[field] += 1.0
     for field in range(len(errors)):
@@ -333,7 +339,7 @@ def _statistics(weighing: Weighing, errors: Float) -> Float:
         for column in range(len(found)):
             found[column] += nats * weighing.weights[at, column]
     if not known:
-        found[:2] = np.nan
+        found[0] = found[1] = np.nan
     return found
 
 
@@ -360,15 +366,15 @@ def _total(weighing: Weighing, surprise: float, heard: float) -> float:
 
 
 @part
-def _calibrated(tails: Tails, weighing: Weighing, total: float, pace: float, busy: float) -> float:
+def _calibrated(held: Held, total: float, pace: float, busy: float) -> float:
     """Twin of `Scorer._calibrated`."""
-    log_p = tail_log_p(tails, ALL, total)
-    groups, group = weighing.edges.shape[1] + 1, 0
+    log_p = tail_log_p(held, ALL, total)
+    groups, group = held.edges.shape[1] + 1, 0
     for edge in range(groups - 1):
-        group += groups * (weighing.edges[0, edge] <= pace) + (weighing.edges[1, edge] <= busy)
-    if weighing.group[group] >= 0:
-        mine = weighing.share[group, 0] + tail_log_p(tails, weighing.group[group], total)
-        rest = weighing.share[group, 1] + log_p
+        group += groups * (held.edges[0, edge] <= pace) + (held.edges[1, edge] <= busy)
+    if held.group[group] >= 0:
+        mine = held.share[group, 0] + tail_log_p(held, held.group[group], total)
+        rest = held.share[group, 1] + log_p
         high = max(mine, rest)
         log_p = high + math.log1p(math.exp(min(mine, rest) - high))
     return log_p if np.isnan(log_p) else min(log_p, 0.0)
@@ -377,17 +383,16 @@ def _calibrated(tails: Tails, weighing: Weighing, total: float, pace: float, bus
 @compiled
 def _judge(held: Held, pace: float) -> None:
     """Put the log of p, the evidence, what counts of it later, and the log of p of each model into `found`."""
-    tails, weighing, found, number = held.value.tails, held.value.weighing, held.value.found, held.value.number
-    statistics = _statistics(weighing, held.value.errors)
+    found, number, statistics = held.found, held.number, _statistics(held, held.errors)
     for at in range(2, len(statistics)):
-        found[1 + at] = tail_log_p(tails, FIRST_MODEL + at - 2, statistics[at])
+        found[1 + at] = tail_log_p(held, FIRST_MODEL + at - 2, statistics[at])
     loudest, heard, latest = 0.0, 0.0, 0.0
     for at in range(len(number)):
-        nats = window_nats(number[at], held.value.sums[at], weighing.dependence[at])
+        nats = window_nats(number[at], held.sums[at], held.dependence[at])
         loudest, latest = max(loudest, nats), float(number[at])
-        heard += max(nats - weighing.murmur, 0.0)
-    own = _either(weighing, -tail_log_p(tails, OWN, statistics[0]), held.value.errors)
-    counted = -tail_log_p(tails, FRESH, statistics[1])
-    found[0] = _calibrated(tails, weighing, _total(weighing, own, heard), pace, (latest + 1.0) / (pace + 1.0))
+        heard += max(nats - held.murmur, 0.0)
+    own = _either(held, -tail_log_p(held, OWN, statistics[0]), held.errors)
+    counted = -tail_log_p(held, FRESH, statistics[1])
+    found[0] = _calibrated(held, _total(held, own, heard), pace, (latest + 1.0) / (pace + 1.0))
     found[1] = loudest
-    found[2] = 0.0 if np.isnan(counted) else min(counted, weighing.loudest)
+    found[2] = 0.0 if np.isnan(counted) else min(counted, held.loudest)

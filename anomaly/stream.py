@@ -301,10 +301,10 @@ class _View:
         state, live = self._bench.state, self._bench.live
         errors = np.empty(len(self._models.columns) + len(self._population.columns))
         self._models.sit_down(
-            Desk(state.memory, state.sums, state.numbers, state.codes, live.numeric, live.codes, errors)
+            Desk(state.memory, state.sums, state.waiting_numbers, state.waiting_codes, live.numeric, live.codes, errors)
         )
         self._population.sit_down(live.numeric, errors[len(self._models.columns) :])
-        self._scorer.sit_down(errors, live.sums, live.number)
+        self._scorer.sit_down(errors, live.recent_sums, live.recent_number)
 
     def _take(self, event: ParsedEvent) -> None:
         """Put an event on the workbench."""
@@ -341,13 +341,13 @@ def rules_of(detector: Detector) -> Rules:
     quarantine = round(detector.quarantine_ * MICRO)
     of_evidence = max(scales, default=0)
     keep = max(*windows, of_evidence, quarantine), max(windows), of_evidence
-    category = [[columns[f"{part}{name}"] for part in ("", "first:", "changed:")] for name in schema.categorical]
+    kinds = [[columns[f"{part}{name}"] for part in ("", "first:", "changed:")] for name in schema.categorical]
     return Rules(
         windows=np.array(windows, dtype=np.int64),
         scales=np.array(scales, dtype=np.int64),
         money=np.array([at for at, number in enumerate(schema.numeric) if number.scale == "log"], dtype=np.int64),
         scaling=np.array([(one.unit, one.center, one.scale) for one in encoder.numeric], dtype=np.float64),
-        category=np.array(category, dtype=np.int64).reshape(len(category), 3),
+        kinds=np.array(kinds, dtype=np.int64).reshape(len(kinds), 3),
         periods=np.array(list(CIRCLES.values()), dtype=np.float64),
         keep=np.array(keep, dtype=np.int64),
         clock=columns["clock:hour"],

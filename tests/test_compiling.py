@@ -8,29 +8,31 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import pytest
 
 from anomaly import compiling
-from anomaly.compiling import Held, announced
+from anomaly.compiling import announced, holder
 
 ROOT = Path(__file__).resolve().parent.parent
 SUMS = """
 from typing import NamedTuple
 import numpy as np
-from anomaly.compiling import Held, compiled, part
+from anomaly.compiling import compiled, holder, part
 class Pair(NamedTuple):
     values: np.ndarray
     factor: float
+HeldPair = holder("HeldPair", __name__, Pair)
 @part
 def times(pair):
     return pair.factor * FACTOR
 @compiled
 def hold(pair):
-    return Held(pair)
+    return HeldPair(*pair)
 @compiled
 def total(held):
-    return held.value.values.sum() * times(held.value)
+    return held.values.sum() * times(held)
 """
 ASK = """
 import sums, numpy as np
@@ -86,6 +88,12 @@ def test_long_compiling_is_told(monkeypatch: pytest.MonkeyPatch, capsys: pytest.
     assert capsys.readouterr().err.startswith("Stream: compiling for this processor")
 
 
+class Pair(NamedTuple):
+    values: Any
+    factor: float
+
+
 def test_a_tuple_is_held_by_compiled_functions_alone() -> None:
-    with pytest.raises(TypeError, match="in a compiled function"):
-        Held((1.0, 2.0))
+    held = holder("HeldPair", __name__, Pair)
+    with pytest.raises(TypeError, match="HeldPair: only a compiled function can make one"):
+        held((1.0, 2.0), 3.0)

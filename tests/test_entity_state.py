@@ -49,7 +49,7 @@ def bench_of(
         scales=np.array(scales, dtype=np.int64),
         money=np.zeros(1, dtype=np.int64),
         scaling=np.array([(0.0, 0.0, 1.0)] * columns),
-        category=np.array([[1, 3, 4], [2, 5, 6]]),
+        kinds=np.array([[1, 3, 4], [2, 5, 6]]),
         periods=np.array([86_400.0, 604_800.0]),
         keep=np.array(keep or (max(*windows, *scales, quarantine), max(windows), max(scales)), dtype=np.int64),
         clock=0,
@@ -96,7 +96,7 @@ def test_a_window_is_open_at_its_old_end() -> None:
     walk.push(2 * HOUR)
     assert walk.bench.live.numeric[2:6].tolist() == [3, 3, 4, 5]
     assert walk.bench.live.numeric[6:10].tolist() == [15, 15, 20, 25]
-    assert (walk.bench.live.number.tolist(), walk.bench.live.sums.tolist()) == ([4], [4.0])
+    assert (walk.bench.live.recent_number.tolist(), walk.bench.live.recent_sums.tolist()) == ([4], [4.0])
 
 
 def test_what_is_too_old_is_forgotten_each_for_its_own_time() -> None:
@@ -124,7 +124,7 @@ def test_events_enter_the_memory_when_the_quarantine_is_over_the_oldest_first() 
         opened = walk.push(at * HOUR, amount=float(at))
         due.append(opened.due)
         if opened.due:
-            assert walk.bench.state.numbers[0, 0] == at - 2
+            assert walk.bench.state.waiting_numbers[0, 0] == at - 2
     assert due == [0, 0, 0, 1, 1, 1, 1, 1]
     assert (opened.events, opened.remembered, opened.first) == (7, 5, 0.0)
     assert [Walk(bench_of(quarantine=0)).push(at).due for at in (0, 1)] == [0, 0]

@@ -89,7 +89,7 @@ def test_statistics_are_those_of_the_batches(trained: Trained, history: History)
     plain.sit_down(desk)
     for at in range(len(one)):
         plain.step(0, at)
-        start = plain.layout.statistics
+        start = plain.layout.at_statistics
         seen = plain.program.work[start : start + expected.shape[1]]
         np.testing.assert_allclose(seen, expected[at], rtol=1e-6, atol=1e-6)
         desk.waiting_numbers[0] = one.numeric[at]

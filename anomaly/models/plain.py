@@ -34,9 +34,8 @@ from anomaly.models.program import (
     STRETCH,
     Desk,
     Layout,
-    Models,
     Program,
-    hold,
+    held_models,
     step,
 )
 
@@ -92,7 +91,7 @@ class PlainModels:
 
     def sit_down(self, desk: Desk) -> None:
         """Work on these arrays from now on."""
-        self._held = hold(Models(self.program, self.layout, desk))
+        self._held = held_models(self.program, self.layout, desk)
 
     def step(self, due: int, remembered: int) -> None:
         """Let the first `due` waiting events into the memory, which then holds `remembered`, and judge the event."""
@@ -122,6 +121,7 @@ class _Written:
         self.kept, self.known = self._taken, statistics_width(numeric)
         self.numbers = self._place(sum(one.number_width for one in self.sets))
         self.logits = self._place(sum(one.category_width for one in self.sets))
+        self.rest = self._taken
         self._read((autoencoder, forecaster))
         self.read = len(self._rows)
         used = self._ask_autoencoder(autoencoder)
@@ -148,10 +148,11 @@ class _Written:
             number=_table([(field.index, _SIDES.get(field.column.tail, 0)) for field in numbers], 2).astype(np.int64),
             bins=_table(bins, 3),
             category=_table([(field.index, field.column.size) for field in categories], 2).astype(np.int64),
-            memory=self.told,
-            statistics=self.averages,
-            numbers=self.numbers,
-            logits=self.logits,
+            at_memory=self.told,
+            at_statistics=self.averages,
+            at_numbers=self.numbers,
+            at_logits=self.logits,
+            at_rest=self.rest,
             missing=MISSING,
             components=COMPONENTS,
             clip=CLIP,

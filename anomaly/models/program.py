@@ -11,12 +11,12 @@ components of a mixture.
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from anomaly.compiling import Held, compiled, loose_part
+from anomaly.compiling import Held, compiled, holder, loose_part
 
 Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]
@@ -59,8 +59,8 @@ class Layout(NamedTuple):
     first_code : (C,), row of each category's first code among the codes of all; averaged : columns that are averaged;
     number : (fields, 2), column and side that hurts of the fields that are
     numbers; bins : (fields, 3), step, centre and scale of those that are counts, step 0 = none; category :
-    (fields, 2), column and number of codes. memory, statistics, numbers, logits : their places in the work, where the
-    event is at 0. The rest are constants of the batches.
+    (fields, 2), column and number of codes. at_memory, at_statistics, at_numbers, at_logits, at_rest : places in the
+    work, where the event is at 0. The rest are constants of the batches.
     """
 
     first_code: Int
@@ -68,10 +68,11 @@ class Layout(NamedTuple):
     number: Int
     bins: Float64
     category: Int
-    memory: int
-    statistics: int
-    numbers: int
-    logits: int
+    at_memory: int
+    at_statistics: int
+    at_numbers: int
+    at_logits: int
+    at_rest: int
     missing: int
     components: int
     clip: float
@@ -99,18 +100,17 @@ class Desk(NamedTuple):
     errors: Float64
 
 
-class Models(NamedTuple):
-    """All that a step takes."""
+HeldModels = holder("HeldModels", __name__, Program, Layout, Desk)
 
-    program: Program
-    layout: Layout
-    desk: Desk
+
+def held_models(program: Program, layout: Layout, desk: Desk) -> Held:
+    """Hold all that a step takes."""
+    return _hold((*program, *layout, *desk))
 
 
 @compiled
-def hold(value: Models) -> Held:
-    """Hold all that a step takes."""
-    return Held(value)
+def _hold(fields: tuple[Any, ...]) -> Held:
+    return HeldModels(*fields)
 
 
 @loose_part
@@ -132,6 +132,13 @@ def _add_product(out: Float32, given: Float32, weights: Float32) -> None:
 
 
 @loose_part
+def _add(out: Float32, given: Float32) -> None:
+    """Out += given, which numba would take seconds to compile if it were written so."""
+    for at in range(len(out)):
+        out[at] += given[at]
+
+
+@loose_part
 def _exponential(values: Float32) -> None:
     """Exp of each value in place; they lie within +-80."""
     power = np.empty(len(values), dtype=np.int32)
@@ -143,7 +150,9 @@ def _exponential(values: Float32) -> None:
         found = _TAYLOR[2] + x * (_TAYLOR[3] + x * found)
         values[at] = _TAYLOR[0] + x * (_TAYLOR[1] + x * found)
         power[at] = (np.int32(whole) + _BIAS) << _MANTISSA
-    values *= power.view(np.float32)
+    scale = power.view(np.float32)
+    for at in range(len(values)):
+        values[at] *= scale[at]
 
 
 @loose_part
@@ -167,23 +176,24 @@ def _show(event: Float32, numeric: Float32, clip: float) -> None:
 
 
 @loose_part
-def _run(program: Program, first_code: Int, codes: Codes, first: int, last: int) -> None:
-    """Carry out some operations of a program."""
-    work, weights = program.work, program.weights
+def _run(held: Held, codes: Codes, first: int, last: int) -> None:
+    """Carry out some operations of a held."""
+    work, weights = held.work, held.weights
     for row in range(first, last):
-        operation, a, b = program.rows[row, 0], program.rows[row, 1], program.rows[row, 2]
-        many, more, start = program.rows[row, 3], program.rows[row, 4], program.rows[row, 5]
+        operation, a, b = held.rows[row, 0], held.rows[row, 1], held.rows[row, 2]
+        many, more, start = held.rows[row, 3], held.rows[row, 4], held.rows[row, 5]
         out, given = work[a : a + many], work[b : b + many]
         if operation == PRODUCT:
             _add_product(out, work[b : b + more], weights[start : start + more * many])
         elif operation == LOOKUP:
             for at in range(len(codes)):
-                begin = start + (first_code[at] + codes[at]) * many
-                out += weights[begin : begin + many]
+                begin = start + (held.first_code[at] + codes[at]) * many
+                _add(out, weights[begin : begin + many])
         elif operation == ADD:
-            out += given
+            _add(out, given)
         elif operation == MULTIPLY:
-            out *= given
+            for at in range(many):
+                out[at] *= given[at]
         elif operation == SIGMOID:
             _sigmoid(out)
         elif operation == CELL:
@@ -198,20 +208,21 @@ def _run(program: Program, first_code: Int, codes: Codes, first: int, last: int)
 
 
 @loose_part
-def _average(layout: Layout, sums: Float64, event: Float32) -> None:
+def _average(held: Held, event: Float32) -> None:
     """Add an event to the sums of the values that are averaged."""
-    wide, numbers = len(layout.averaged), len(event) // 2
+    sums, wide, numbers = held.sums, len(held.averaged), len(event) // 2
     for at in range(wide):
-        value = float(event[layout.averaged[at]])
-        sums[at] += 1.0 - event[numbers + layout.averaged[at]]
+        value = float(event[held.averaged[at]])
+        sums[at] += 1.0 - event[numbers + held.averaged[at]]
         sums[wide + at] += value
         sums[2 * wide + at] += value * value
 
 
 @loose_part
-def _average_so_far(layout: Layout, sums: Float64, remembered: int, told: Float32) -> None:
-    """Put what the heads see of the averages, (Q,), into `told`; twin of `batches.memory_statistics`."""
-    wide = len(layout.averaged)
+def _average_so_far(held: Held, remembered: int) -> None:
+    """What the heads see of the averages, (Q,), goes to its place; twin of `batches.memory_statistics`."""
+    sums, wide = held.sums, len(held.averaged)
+    told = held.work[held.at_statistics :]
     told[0] = (math.log1p(remembered) - 3.0) / 2.0
     for at in range(wide):
         count = sums[at] + 1.0
@@ -228,11 +239,12 @@ def _softplus(x: float) -> float:
 
 @loose_part
 def _log_sum_exp(values: Float64) -> float:
-    most = float(values.max())
-    total = 0.0
-    for value in values:
-        total += math.exp(value - most)
-    return most + math.log(total)
+    most, total = values[0], 0.0
+    for at in range(len(values)):
+        most = max(most, values[at])
+    for at in range(len(values)):
+        total += math.exp(values[at] - most)
+    return float(most + math.log(total))
 
 
 @loose_part
@@ -248,16 +260,18 @@ def _border(value: float, side: int, bins: Float64, resolution: float) -> float:
 
 
 @loose_part
-def _number_error(layout: Layout, at: int, value: float, outputs: Float32) -> float:
+def _number_error(held: Held, at: int, value: float, outputs: Float32) -> float:
     """-ln of the tail of a number, >= 0; outputs (3 M,) are logits, locations and raw spreads."""
-    components, sides = layout.components, layout.number[at, 1]
-    logits = outputs[:components].astype(np.float64)
-    inside, whole, found = np.empty(components), _log_sum_exp(logits), 0.0
+    components, sides = held.components, held.number[at, 1]
+    logits, inside, found = np.empty(components), np.empty(components), 0.0
+    for part in range(components):
+        logits[part] = outputs[part]
+    whole = _log_sum_exp(logits)
     for side in (1, -1):
         if sides != -side:
-            border = _border(value, side, layout.bins[at], layout.resolution)
+            border = _border(value, side, held.bins[at], held.resolution)
             for part in range(components):
-                scale = _softplus(float(outputs[2 * components + part])) + layout.smallest_scale
+                scale = _softplus(float(outputs[2 * components + part])) + held.smallest_scale
                 inside[part] = logits[part] - _softplus(side * (border - outputs[components + part]) / scale)
             found = max(found, whole - _log_sum_exp(inside))
     return max(found - math.log(2.0), 0.0) if sides == 0 else found
@@ -267,53 +281,56 @@ def _number_error(layout: Layout, at: int, value: float, outputs: Float32) -> fl
 def _category_error(odds: Float32, code: int) -> float:
     """-ln of the share of all that is no likelier than what happened, >= 0; twin of `likelihood.Softmax.errors`."""
     total, below, mine = np.float32(0.0), np.float32(0.0), odds[code]
-    for one in odds:
-        total += one
-        below += one if one <= mine else np.float32(0.0)
+    for at in range(len(odds)):
+        total += odds[at]
+        below += odds[at] if odds[at] <= mine else np.float32(0.0)
     likelier = (total - below) / total
     return -math.log1p(-likelier) if likelier < 0.5 else -math.log(max(float(below / total), 1e-30))
 
 
 @loose_part
-def _errors(layout: Layout, numbers: Float32, logits: Float32, numeric: Float32, codes: Codes, errors: Float64) -> None:
+def _errors(held: Held) -> None:
     """Errors of all fields from the outputs of both models."""
-    wide, fields = 3 * layout.components, len(layout.number)
+    wide, fields, errors = 3 * held.components, len(held.number), held.errors
+    numbers = held.work[held.at_numbers : held.at_logits]
     for at in range(fields):
-        value = float(numeric[layout.number[at, 0]])
+        value = float(held.numeric[held.number[at, 0]])
         outputs = numbers[at * wide : (at + 1) * wide]
-        errors[at] = np.nan if np.isnan(value) else _number_error(layout, at, value, outputs)
-    most, codes_in_all = np.float32(layout.largest_logit), layout.category[:, 1].sum()
-    logits = logits[:codes_in_all]
+        errors[at] = np.nan if np.isnan(value) else _number_error(held, at, value, outputs)
+    most, logits = np.float32(held.largest_logit), held.work[held.at_logits : held.at_rest]
     for at in range(len(logits)):
         logits[at] = min(max(logits[at], -most), most)
     _exponential(logits)
     first = 0
-    for at in range(len(layout.category)):
-        size, code = layout.category[at, 1], codes[layout.category[at, 0]]
+    for at in range(len(held.category)):
+        size, code = held.category[at, 1], held.codes[held.category[at, 0]]
         odds = logits[first : first + size]
-        errors[fields + at] = np.nan if code == layout.missing else _category_error(odds, code)
+        errors[fields + at] = np.nan if code == held.missing else _category_error(odds, code)
         first += size
 
 
 @compiled
 def step(held: Held, due: int, remembered: int) -> None:
-    """`PlainModels.step`."""
-    program, layout, desk = held.value.program, held.value.layout, held.value.desk
-    work, many = program.work, len(desk.memory)
-    memory, event = work[layout.memory : layout.memory + many], work[: 2 * len(desk.numeric) + 1]
-    memory[:] = desk.memory
+    """See `plain.PlainModels.step`."""
+    work = held.work
+    memory = work[held.at_memory : held.at_memory + len(held.memory)]
+    event = work[: 2 * len(held.numeric) + 1]
+    for at in range(len(memory)):
+        memory[at] = held.memory[at]
     for turn in range(due + 1):  # the last one is that of the event to be judged
-        numeric, codes = desk.numeric, desk.codes
-        first, last = program.read, len(program.rows)
+        numeric, codes = held.numeric, held.codes
+        first, last = held.read, len(held.rows)
         if turn < due:
-            numeric, codes = desk.waiting_numbers[turn], desk.waiting_codes[turn]
-            first, last = 0, program.read
+            numeric, codes = held.waiting_numbers[turn], held.waiting_codes[turn]
+            first, last = 0, held.read
         else:
-            desk.memory[:] = memory
-            _average_so_far(layout, desk.sums, remembered, work[layout.statistics :])
-        _show(event, numeric, layout.clip)
-        work[program.kept :] = 0.0
-        _run(program, layout.first_code, codes, first, last)
+            for at in range(len(memory)):
+                held.memory[at] = memory[at]
+            _average_so_far(held, remembered)
+        _show(event, numeric, held.clip)
+        for at in range(held.kept, len(work)):
+            work[at] = 0.0
+        _run(held, codes, first, last)
         if turn < due:
-            _average(layout, desk.sums, event)
-    _errors(layout, work[layout.numbers : layout.logits], work[layout.logits :], desk.numeric, desk.codes, desk.errors)
+            _average(held, event)
+    _errors(held)
