@@ -26,7 +26,7 @@ Found = TypeVar("Found")
 Held = Any  # has the fields of what it holds; see `holder`
 PATIENCE = 2.0  # seconds after which a user is told what takes so long
 # x / 0 is infinity, as in numpy, and costs no test.
-_OPTIONS = {"error_model": "numpy", "nogil": True, "no_cfunc_wrapper": True}
+_OPTIONS = {"error_model": "numpy", "no_cfunc_wrapper": True}
 _njit: Any = numba.njit  # its types do not know all of its options
 
 

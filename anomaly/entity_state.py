@@ -288,14 +288,20 @@ def _hold(fields: tuple[Any, ...]) -> Held:
 
 
 @part
+def _copy(values: NDArray[Any], to: NDArray[Any]) -> None:
+    """Copy the values to the first places of another row; a slice does the same, and takes seconds to compile."""
+    for at in range(len(values)):
+        to[at] = values[at]
+
+
+@part
 def _unpack(bench: Held, packed: NDArray[np.uint8]) -> None:
     """Fill the state from bytes; `counts` come first and tell how long the rest is."""
     raw, at = bench.raw, 0
     for row in range(len(bench.parts)):
         start, size, of = bench.parts[row, 0], bench.parts[row, 1], bench.parts[row, 2]
         size *= bench.counts[of] if of >= 0 else 1
-        for byte in range(size):
-            raw[start + byte] = packed[at + byte]
+        _copy(packed[at : at + size], raw[start : start + size])
         at += size
 
 
@@ -306,8 +312,7 @@ def _pack(bench: Held) -> int:
     for row in range(len(bench.parts)):
         start, size, of = bench.parts[row, 0], bench.parts[row, 1], bench.parts[row, 2]
         size *= bench.counts[of] if of >= 0 else 1
-        for byte in range(size):
-            bench.packed[at + byte] = raw[start + byte]
+        _copy(raw[start : start + size], bench.packed[at : at + size])
         at += size
     return at
 
@@ -469,13 +474,6 @@ def _open_and_encode(bench: Held, packed: NDArray[np.uint8]) -> tuple[int, int, 
         done += 1
     counts[DONE], counts[WAITING] = done, waiting - done
     return counts[EVENTS], done, counts[EVENTS] - counts[WAITING], bench.marks[FIRST_TIME]
-
-
-@part
-def _copy(values: NDArray[Any], to: NDArray[Any]) -> None:
-    """Copy the values to the first places of another row; a slice does the same, and takes seconds to compile."""
-    for at in range(len(values)):
-        to[at] = values[at]
 
 
 @part

@@ -405,7 +405,8 @@ def parse_event(event: Mapping[str, Any], schema: Schema) -> ParsedEvent:
     faults: list[str] = []
     get = event.get
     time, clock = time_value(schema.time, get(schema.time), schema.time_zone, schema.time_unit, faults)
-    keys = [_entity_key(name, get(name), schema, faults) for name in schema.key]
+    names = schema.key
+    keys = [_entity_key(name, get(name), len(names) > 1, faults) for name in names]
     numeric = tuple([number_value(field.name, get(field.name), schema.decimal, faults) for field in schema.numeric])
     latitude = longitude = math.nan
     if schema.place is not None:
@@ -419,11 +420,11 @@ def parse_event(event: Mapping[str, Any], schema: Schema) -> ParsedEvent:
     return ParsedEvent(JOINER.join(keys), time, clock, numeric, category, latitude, longitude, event_id)
 
 
-def _entity_key(name: str, value: Any, schema: Schema, faults: list[str]) -> str:
+def _entity_key(name: str, value: Any, joint: bool, faults: list[str]) -> str:
     text = text_value(value)
     if text is None:
         faults.append(f"{name} {NO_ENTITY}")
-    elif len(schema.key) > 1 and JOINER in text:
+    elif joint and JOINER in text:
         faults.append(f"{name} {JOINER_INSIDE}")
     return text or ""
 

@@ -25,6 +25,8 @@ TARGETS = {
     "stream.p50_us": ("<=", 100.0),
     "stream.p99_us": ("<=", 400.0),
     "stream.state_bytes": ("<=", 4096.0),
+    "stream.handbook.state_bytes": ("<=", 4096.0),
+    "stream.most_state_bytes": ("<=", 65536.0),
     "import.seconds": ("<=", 0.3),
     "help.seconds": ("<=", 0.5),
 }

@@ -17,6 +17,7 @@ import _bench_large
 import numpy as np
 import polars as pl
 import torch
+from _bench_stream import measure
 from _numbers import run_cli
 from numpy.typing import NDArray
 from torch import nn
@@ -40,6 +41,7 @@ REPEATS = 3
 WINDOW, PEER_EVENTS = 32, 20_000  # of PyOD's detector
 QUARANTINE_GAPS = 30
 SINCE = "2018-08-01"
+STREAMED, ONE_CARD_IN = 24_000, 20
 MODELS: Mapping[str, type[SequenceModel]] = {"forecaster": Forecaster, "autoencoder": Autoencoder}
 
 
@@ -288,28 +290,28 @@ def scaling(setting: Setting) -> Figures:
     return found
 
 
-def stream(setting: Setting) -> Figures:
-    """Latency of a push, after a warm-up, and what is kept of an entity."""
-    from anomaly.stream import Stream
-
+def stream(setting: Setting, data: Path | None = None) -> Figures:
+    """Latency of a push after a warm-up, and what is kept of an entity; of Handbook's cards too, if they are given."""
     with threads(1):
         detector = Detector(SIMULATED_SCHEMA, epochs=1, rehearse=False, device="cpu")
         detector.fit(setting.read, progress=False)
-        live = Stream(detector)
-        rows = setting.table.sort("time").head(12_000).to_dicts()
-        spent = []
-        for row in rows:
-            began = time.perf_counter()
-            live.push(row)
-            spent.append(time.perf_counter() - began)
-    kept = [live.state_bytes(entity) for entity in live.entities()]
-    late = np.array(spent[2_000:]) * 1e6
-    return {
-        "stream.p50_us": float(np.quantile(late, 0.5)),
-        "stream.p99_us": float(np.quantile(late, 0.99)),
-        "stream.state_bytes": float(np.median(kept)),
-        "stream.state_bytes_largest": float(max(kept)),
-    }
+        found = {f"stream.{name}": value for name, value in measure(detector, first(setting.table, STREAMED)).items()}
+        return found if data is None else found | handbook_stream(data)
+
+
+def first(table: pl.DataFrame, number: int) -> pl.DataFrame:
+    """The first events in the order of time."""
+    return table.sort("time", maintain_order=True).head(number)
+
+
+def handbook_stream(data: Path) -> Figures:
+    """The same of one card in `ONE_CARD_IN`, each from its first payment to its last; two thirds of the time train."""
+    from handbook import SCHEMA
+
+    cards = pl.scan_parquet(data).filter(pl.col("CUSTOMER_ID") % ONE_CARD_IN == 0).collect()
+    detector = Detector(SCHEMA, epochs=1, rehearse=False, device="cpu").fit(cards, until=SINCE, progress=False)
+    found = {f"stream.handbook.{name}": value for name, value in measure(detector, cards).items()}
+    return found | {"stream.handbook.cards": float(cards["CUSTOMER_ID"].n_unique())}
 
 
 SIMULATED: Mapping[str, Callable[[Setting], Figures]] = {
@@ -317,7 +319,6 @@ SIMULATED: Mapping[str, Callable[[Setting], Figures]] = {
     "stages": stages,
     "peers": peers,
     "scaling": scaling,
-    "stream": stream,
 }
 
 

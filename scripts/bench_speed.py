@@ -31,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", choices=SECTIONS, help="one section (default: all that need no more options)")
     parser.add_argument("--customers", type=int, default=500, help="simulated ones (default: %(default)s)")
-    parser.add_argument("--handbook", type=Path, help="the Handbook's payments, for the section handbook")
+    parser.add_argument("--handbook", type=Path, help="the Handbook's payments, for the sections handbook and stream")
     parser.add_argument("--events", type=int, default=10_000_000, help="of the section large (default: %(default)s)")
     parser.add_argument("--out", type=Path, default=ROOT / "reports" / "speed", help="folder of the figures")
     wish = parser.parse_args(arguments)
@@ -57,7 +57,7 @@ def told(wish: argparse.Namespace, name: str) -> str:
     """Tell the command that measures a section again."""
     words = ["python3 scripts/bench_speed.py", f"--only {name}"]
     words += [f"--customers {wish.customers}"] if wish.customers != 500 else []
-    words += [f"--handbook {wish.handbook.name}"] if name == "handbook" else []
+    words += [f"--handbook {wish.handbook.name}"] if wish.handbook and name in ("handbook", "stream") else []
     words += [f"--events {wish.events}"] if name == "large" else []
     return " ".join(words)
 
@@ -72,6 +72,8 @@ def measure(name: str, wish: argparse.Namespace) -> dict[str, float]:
         return work.large(wish.events)
     if name == "start":
         return work.start()
+    if name == "stream":
+        return work.stream(work.Setting.of(wish.customers), wish.handbook)
     return work.SIMULATED[name](work.Setting.of(wish.customers))
 
 
