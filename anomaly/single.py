@@ -20,6 +20,7 @@ from anomaly.population import Population
 from anomaly.scorer import GROUP_PSEUDO_EVENTS, GROUPS, MURMUR, POPULATION, Scorer, models
 
 Float = NDArray[np.float64]
+Float32 = NDArray[np.float32]
 Int = NDArray[np.int64]
 OWN, FRESH, ALL, FIRST_MODEL = 0, 1, 2, 3  # places of calibrators among the `Tails` of a scorer
 
@@ -62,8 +63,8 @@ class Crowd(NamedTuple):
     """
 
     sides: Int
-    numeric: NDArray[np.float32]
-    errors: Float
+    numeric: Float32
+    errors: Float32
 
 
 class SinglePopulation:
@@ -77,7 +78,7 @@ class SinglePopulation:
         self._sides = np.array([one[:3] for one in sides], dtype=np.int64).reshape(len(sides), 3)
         self._tails = Tails.of([tail for *_, tail in sides])
 
-    def sit_down(self, numeric: NDArray[np.float32], errors: Float) -> None:
+    def sit_down(self, numeric: Float32, errors: Float32) -> None:
         """Read these numbers (F,) and write these errors (P,) from now on."""
         self._held = _hold_crowd((*self._tails, *Crowd(self._sides, numeric, errors)))
 
@@ -115,7 +116,7 @@ class Weighing(NamedTuple):
 class Judging(NamedTuple):
     """What a judgement reads, see `SingleScorer.sit_down`, and where it is written."""
 
-    errors: Float
+    errors: Float32
     sums: Float
     number: Int
     found: Float
@@ -181,7 +182,7 @@ class SingleScorer:
                 found[at, 2 + self.models.index(name)] = weights
         return found
 
-    def sit_down(self, errors: Float, sums: Float, number: Int) -> None:
+    def sit_down(self, errors: Float32, sums: Float, number: Int) -> None:
         """Read an event's errors (K,), and the sums and numbers of each window before it, (W,), from these arrays."""
         self._found = np.empty(3 + len(self.models))
         self._held = _hold_judging((*self._tails, *self._weighing, *Judging(errors, sums, number, self._found)))
@@ -330,11 +331,11 @@ def _field_nats(weighing: Weighing, error: float) -> float:
 
 
 @part
-def _statistics(weighing: Weighing, errors: Float) -> Float:
+def _statistics(weighing: Weighing, errors: Float32) -> Float:
     """Twin of `Combination.own` (twice), and of the statistic of each model."""
     found, known = np.zeros(weighing.weights.shape[1]), False
     for at in range(len(errors)):
-        nats = _field_nats(weighing, errors[at])
+        nats = _field_nats(weighing, float(errors[at]))
         known = known or not (weighing.everybody[at] or np.isnan(errors[at]))
         for column in range(len(found)):
             found[column] += nats * weighing.weights[at, column]
@@ -344,13 +345,13 @@ def _statistics(weighing: Weighing, errors: Float) -> Float:
 
 
 @part
-def _either(weighing: Weighing, own: float, errors: Float) -> float:
+def _either(weighing: Weighing, own: float, errors: Float32) -> float:
     """Twin of `Combination.either` and of `scorer.everybody`."""
     among, choices = -np.inf, 0
     for at in range(len(errors)):
         if weighing.everybody[at]:
             choices += 1
-            among = among if np.isnan(errors[at]) else max(among, errors[at])
+            among = among if np.isnan(errors[at]) else max(among, float(errors[at]))
     if among == -np.inf:
         return own if np.isnan(own) else max(own, 0.0)
     among -= math.log(choices) + weighing.population

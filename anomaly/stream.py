@@ -299,7 +299,8 @@ class _View:
     def _sit_down(self) -> None:
         """Set everybody to work on the same arrays."""
         state, live = self._bench.state, self._bench.live
-        errors = np.empty(len(self._models.columns) + len(self._population.columns))
+        # Of the type that a table's are: they are rounded alike, and where many are alike so is their calibration.
+        errors = np.empty(len(self._models.columns) + len(self._population.columns), dtype=np.float32)
         self._models.sit_down(
             Desk(state.memory, state.sums, state.waiting_numbers, state.waiting_codes, live.numeric, live.codes, errors)
         )

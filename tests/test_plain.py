@@ -40,7 +40,7 @@ def desk_of(plain: PlainModels, sequences: Any) -> Desk:
         waiting_codes=sequences.category.astype(np.uint16),
         numeric=sequences.numeric[0].copy(),
         codes=sequences.category[0].astype(np.uint16),
-        errors=np.empty(len(plain.columns)),
+        errors=np.empty(len(plain.columns), dtype=np.float32),
     )
 
 

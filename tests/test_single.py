@@ -57,7 +57,7 @@ def test_one_number_is_as_rare_among_everybody() -> None:
     population = Population(columns).fit(values)
     probe = np.concatenate([values[:200] * 3, [[np.nan] * 3, [1e4, -1e4, 1e4]]]).astype(np.float32)
     one = SinglePopulation(population)
-    numeric, errors, found = probe[0].copy(), np.empty(len(one.columns)), []
+    numeric, errors, found = probe[0].copy(), np.empty(len(one.columns), dtype=np.float32), []
     one.sit_down(numeric, errors)
     for row in probe:
         numeric[:] = row
@@ -71,7 +71,7 @@ def single_judgements(scorer: Scorer, errors: Any, sums: Any, number: Any, pace:
     columns = [(name, column.name) for name, fields in scorer.fields.items() for column in fields]
     shuffled = np.random.default_rng(0).permutation(len(columns))
     single = SingleScorer(scorer, [columns[at] for at in shuffled])
-    whole = np.concatenate([errors[name] for name in scorer.fields], axis=1).astype(np.float64)[:, shuffled]
+    whole = np.concatenate([errors[name] for name in scorer.fields], axis=1).astype(np.float32)[:, shuffled]
     desk, found = (whole[0].copy(), sums[0].copy(), number[0].astype(np.int64)), []
     single.sit_down(*desk)
     for *event, at_pace in zip(whole, sums, number, pace.tolist(), strict=True):

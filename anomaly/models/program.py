@@ -97,7 +97,7 @@ class Desk(NamedTuple):
     waiting_codes: Codes
     numeric: Float32
     codes: Codes
-    errors: Float64
+    errors: Float32
 
 
 HeldModels = holder("HeldModels", __name__, Program, Layout, Desk)
