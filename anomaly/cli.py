@@ -51,6 +51,7 @@ if TYPE_CHECKING:
 
     from anomaly.detector import Detector
     from anomaly.ingest import Events
+    from anomaly.schema import Schema
     from anomaly.thresholds import Threshold
 
 __all__ = ["app", "main"]
@@ -127,6 +128,9 @@ def fit(
             min=0, metavar="HOURS", help="Age at which an event enters the memory. [default: 30 typical gaps]"
         ),
     ] = None,
+    pilot: Annotated[
+        bool, typer.Option("--pilot", help="Choose the quarantine first, by small fits and planted frauds.")
+    ] = False,
     seed: Annotated[int, typer.Option(min=0, metavar="N", help="Same seed, same machine, same detector.")] = 0,
     checkpoint: Annotated[Path | None, typer.Option(metavar="DIR", help="Keep the state after each epoch.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint.")] = False,
@@ -142,6 +146,8 @@ def fit(
 
     if resume and checkpoint is None:
         raise ParameterError("--resume needs --checkpoint DIR, the folder of the fit that was cut off")
+    if pilot and (quarantine_hours is not None or memory is not None):
+        raise ParameterError("--pilot chooses the quarantine, from all events: no --quarantine-hours, no --memory")
     check_folder(out)
     known = Schema.from_toml(schema)
     source = source_of(events, query)
@@ -157,6 +163,8 @@ def fit(
             read = read_events_told(source, known, query)
             if end is not None and not (read.frame["time"] < end).any():
                 raise InputError(f"--until {until}: no event is before it")
+            if pilot:
+                detector.quarantine_hours = _piloted(read, known, end, seed)
             detector.fit(read, until=until, progress=True, checkpoint=checkpoint, resume=resume)
     except KeyboardInterrupt:
         again = "" if checkpoint is None else "; the same command with --resume goes on from the last whole epoch"
@@ -229,6 +237,18 @@ def _fit_within(
 
     sample = fit_within(detector, source, memory=memory, until=until, query=query, told=told, progress=True, **options)
     return sample.events
+
+
+def _piloted(read: Events, schema: Schema, until: float | None, seed: int) -> float:
+    """The quarantine in hours that a pilot chooses; what it tried is told."""
+    from anomaly.pilot import choose_quarantine
+
+    note("Pilot: some small fits to choose the quarantine")
+    found = choose_quarantine(read, schema, until=until, seed=seed, progress=True)
+    for one in found.trials:
+        taken = "   taken" if one["taken"] else ""
+        note(f"Pilot: quarantine {one['hours']:.1f} h ranks planted frauds at {one['precision']:.3f}{taken}")
+    return found.hours
 
 
 def _score_within(

@@ -93,6 +93,7 @@ ORDER = (
     "digest",
     "counterfactual",
     "detector",
+    "pilot",
     "views",
     "partitions",
     "event_story",
