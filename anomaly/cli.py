@@ -173,11 +173,8 @@ def fit(
     detector.save(out)
     facts = {"detector": out, **_fit_facts(detector.fitted_, read), "quarantine_hours": detector.quarantine_ / 3600}
     since = "" if until is None else f" --since {_quoted(until)}"
-    return Answer(
-        facts,
-        f"{_fit_text(facts)}\n{out}   the detector\n"
-        f"Next: anomaly score {' '.join(map(_quoted, events))} --detector {_quoted(out)}{since}",
-    )
+    go_on = f"Next: anomaly score {' '.join(map(_quoted, events))} --detector {_quoted(out)}{since}"
+    return Answer(facts, f"{_fit_text(facts)}\n{out}   the detector\n{go_on}")
 
 
 @verb("Say how strange each event is; write scores.parquet.")

@@ -22,7 +22,7 @@ from anomaly.features import entity_offsets
 from anomaly.history import When, as_events, as_seconds, split
 from anomaly.ingest import Events
 from anomaly.injections import possible_kinds
-from anomaly.rehearsal import Reference, caution, gain, precisions
+from anomaly.rehearsal import Copies, Reference, caution, gain, precisions
 from anomaly.schema import Schema
 from anomaly.sequences import typical_gap
 
@@ -110,6 +110,14 @@ def choose_quarantine(
     return Pilot(candidates[taken] / 3600, trials)
 
 
+def rehearsed(detector: Detector, events: Events, episodes: int, seed: int) -> tuple[Copies, Reference]:
+    """Plant frauds into the history that the detector was fitted on; they and genuine ones beside them are judged."""
+    since = detector.fitted_["held_out_since"]
+    copies = detector._copies(events.frame, since, episodes, seed)
+    sequences = detector.encoder_.transform(events.frame)
+    return copies, detector._reference(detector.errors(sequences), sequences, sequences.time >= since)
+
+
 def _precisions(
     events: Events, quarantine: float, seed: int, device: str | None, progress: bool | None
 ) -> NDArray[np.float64]:
@@ -123,11 +131,9 @@ def _precisions(
         device=device,
         rehearse=False,
     ).fit(events, progress=progress)
-    copies = detector._copies(events.frame, detector.fitted_["held_out_since"], EPISODES, seed)
-    sequences = detector.encoder_.transform(events.frame)
-    held = split(events.frame["time"].to_numpy())[2]
-    reference = Reference(detector.errors(sequences), sequences, held)
-    return precisions(detector.scorer_.combination, copies, reference, detector.scorer_.fields)
+    return precisions(
+        detector.scorer_.combination, *rehearsed(detector, events, EPISODES, seed), detector.scorer_.fields
+    )
 
 
 def _sample(frame: pl.DataFrame, seed: int) -> pl.DataFrame:

@@ -143,6 +143,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
             "digest",
             "views",
             "detector",
+            "pilot",
             "partitions",
             "event_story",
             "evaluation",
