@@ -34,7 +34,7 @@ SCALE_GAPS: Mapping[str, tuple[float, ...]] = {
 """Time scales of the evidence, in typical gaps between two events of an entity."""
 CANDIDATES: Mapping[str, tuple[float, ...]] = {
     "ceiling": (0.0, 1.0, 2.0, 3.0, 4.0, 6.0, 8.0),
-    "evidence": (0.35, 0.7, 1.4),
+    "evidence": (0.25, 0.5, 1.0),
     "population": (0.0, 1.0, 2.0, 3.0, NEVER),
     "autoencoder": (0.0, 0.3, 1.0),
     "other": (0.1, 0.3, 0.6, 1.0),
