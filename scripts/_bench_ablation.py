@@ -6,7 +6,7 @@ same is done for each value that a rehearsal may choose, so that its preferences
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,7 +21,7 @@ from anomaly.features import GIVEN
 from anomaly.history import as_seconds
 from anomaly.ingest import read_events
 from anomaly.pilot import rehearsed
-from anomaly.rehearsal import CANDIDATES, SCALE_GAPS, Copies, Reference, precisions, scales_of
+from anomaly.rehearsal import CANDIDATES, SCALE_GAPS, Copies, Reference, choose, precisions, scales_of
 from anomaly.schema import Schema
 from anomaly.scorer import NEVER, Combination, Errors, Scorer
 from anomaly.sequences import Sequences
@@ -32,6 +32,7 @@ Quality = Callable[[Floats], Mapping[str, float]]  # of the scored events' surpr
 
 RESCORED = ("evidence", "population", "autoencoder", "rehearsal", "fields", "given")
 KEYS = ("ap", "recall.macro", "planted")
+AFAR: Mapping[str, Any] = {"ceiling": 0.0, "population": 0.0, "other": 1.0}  # no past, amounts first, every field alike
 SEED = 1  # of the planted frauds: others than those that a fit has chosen by
 
 
@@ -145,6 +146,18 @@ def choices(judged: Judged, planted: Planted, quality: Quality) -> dict[str, dic
     return found
 
 
+def from_afar(judged: Judged, planted: Planted, quality: Quality) -> dict[str, float]:
+    """What a rehearsal makes of a combination that is far from good: `ap` and `planted` before and after its choice."""
+    detector, afar = judged.detector, replace(judged.detector.scorer_.combination, **AFAR)
+    fields = detector.scorer_.fields
+    chosen, _ = choose(afar, planted.copies, planted.reference, fields, detector.gap_, judged.span)
+    return {
+        f"{when}.{key}": value
+        for when, one in (("before", afar), ("after", chosen))
+        for key, value in (("ap", quality(judged.rescored(one))["ap"]), ("planted", planted.precision(one)))
+    }
+
+
 def _candidates(whole: Combination, gap: float, span: float) -> Iterator[tuple[str, Combination]]:
     settings: dict[str, dict[str, Any]] = {"scales": {name: scales_of(gap, span, name) for name in SCALE_GAPS}} | {
         what: {("never" if value == NEVER else f"{value:g}"): value for value in values}
@@ -180,8 +193,13 @@ def ablation_figures(
     return result
 
 
-def choice_figures(each: list[Mapping[str, Mapping[str, float]]]) -> dict[str, float]:
-    """Mean gains of each value that a rehearsal may choose, and how well the planted frauds foretell the true ones."""
+def choice_figures(
+    each: Sequence[Mapping[str, Mapping[str, float]]], afar: Sequence[Mapping[str, float]]
+) -> dict[str, float]:
+    """Mean gains of each value that a rehearsal may choose, and how well the planted frauds foretell the true ones.
+
+    `afar` is what a rehearsal makes of a combination that is far from good.
+    """
     names = sorted(set.intersection(*(set(found) for found in each))) if each else []
     result = {
         f"choice.{name}.{key}": float(np.mean([found[name][key] for found in each]))
@@ -191,4 +209,6 @@ def choice_figures(each: list[Mapping[str, Mapping[str, float]]]) -> dict[str, f
     if len(names) > 2:
         planted, true = ([result[f"choice.{name}.{key}"] for name in names] for key in ("planted", "ap"))
         result["choice.rank_correlation"] = float(stats.spearmanr(planted, true).statistic)
+    for key in afar[0] if afar else ():
+        result[f"choice.afar.{key}"] = float(np.mean([one[key] for one in afar]))
     return result

@@ -181,7 +181,11 @@ def _ablation(figures: Figures) -> list[str]:
 
 
 def _choices(figures: Figures) -> list[str]:
-    names = [name.removeprefix("choice.").removesuffix(".planted") for name in figures if name.endswith(".planted")]
+    names = [
+        name.removeprefix("choice.").removesuffix(".planted")
+        for name in figures
+        if name.endswith(".planted") and ".afar." not in name
+    ]
     names = [name for name in names if f"choice.{name}.ap" in figures]
     rows = [
         [name.replace(".", " = ", 1), *(_signed(figures[f"choice.{name}.{key}"]) for key in ("planted", "ap"))]
@@ -190,7 +194,15 @@ def _choices(figures: Figures) -> list[str]:
     if not rows:
         return []
     told = CHOICES.format(correlation=figures.get("choice.rank_correlation", float("nan")))
-    return [told, table(["instead of the default", "planted precision", "true AP"], rows)]
+    parts = [told, table(["instead of the default", "planted precision", "true AP"], rows)]
+    if "choice.afar.after.ap" in figures:
+        afar = {
+            f"{when}_{key}": figures[f"choice.afar.{when}.{key}"]
+            for when in ("before", "after")
+            for key in ("ap", "planted")
+        }
+        parts.append(AFAR.format(**afar))
+    return parts
 
 
 def _signed(value: float | None) -> str:
@@ -426,6 +438,9 @@ given the categories of its event:"""
 CHOICES = """What a rehearsal would prefer, held against the truth: gains on planted frauds and true gains of each value
 that it may choose, mean of the simulations where this was measured. Their rank correlation is {correlation:.2f}. A
 change is taken only for a planted gain beyond 0.02 and two standard errors:"""
+AFAR = """Begun far from good, without the past, with large amounts first and every field alike, a rehearsal leads from
+a true AP of {before_ap:.3f} (planted {before_planted:.3f}) to {after_ap:.3f} (planted {after_planted:.3f}), without
+a label."""
 CONTAMINATION = """One simulation of {sizes.customers} customers whose frauds are thinned by whole runs: the history
 holds each share, and the scored events, 1 % of them fraud, are the same for all. Average precision:"""
 RATES = """Simulated payments without any fraud: {fits:.0f} fits of {sizes.rates_customers} customers each, learned from

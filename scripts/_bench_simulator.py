@@ -11,7 +11,7 @@ from typing import Any
 import _peers
 import numpy as np
 import polars as pl
-from _bench_ablation import RESCORED, Judged, Planted, ablation, ablation_figures, choice_figures, choices
+from _bench_ablation import RESCORED, Judged, Planted, ablation, ablation_figures, choice_figures, choices, from_afar
 from _bench_work import Done, Found, Piece, Sizes, epochs, mean_over, seeds, with_interval
 from numpy.typing import NDArray
 
@@ -226,6 +226,7 @@ def ours(sizes: Sizes, seed: int) -> Found:
     }
     if seed in seeds(sizes, min(sizes.few_seeds, sizes.seeds)):
         found["choices"] = choices(judged, planted, quality)
+        found["afar"] = from_afar(judged, planted, quality)
     if seed == sizes.first_seed:
         rule = detector.threshold(budget_per_day=float(sizes.per_day))
         rehearsed = detector.rehearsal(world.history, rule, episodes=sizes.episodes)
@@ -313,7 +314,8 @@ def figures(done: Done, sizes: Sizes) -> dict[str, float]:
     if mine:
         result |= _promises(mine)
         result |= ablation_figures(_by_seed(done), by_seed["ours"])
-        result |= choice_figures([found["choices"] for found in mine if "choices" in found])
+        chosen = [found for found in mine if "choices" in found]
+        result |= choice_figures([found["choices"] for found in chosen], [found["afar"] for found in chosen])
     for found in mine:
         for kind, values in found.get("rehearsal", {}).items():
             result |= {f"rehearsal.{kind}.{key}": value for key, value in values.items()}

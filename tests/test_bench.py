@@ -205,9 +205,12 @@ def test_preferences_are_held_against_the_truth() -> None:
         "ceiling.2": {"ap": 0, "planted": 0},
         "other.1": {"ap": -0.1, "planted": -0.1},
     }
-    found = _bench_ablation.choice_figures([one, {**one, "ceiling.1": {"ap": 0.3, "planted": 0.2}}])
+    found = _bench_ablation.choice_figures(
+        [one, {**one, "ceiling.1": {"ap": 0.3, "planted": 0.2}}], [{"after.ap": 1.0}]
+    )
     assert found["choice.ceiling.1.ap"] == pytest.approx(0.2)
     assert found["choice.rank_correlation"] == pytest.approx(1)
+    assert found["choice.afar.after.ap"] == 1
 
 
 def test_known_cards_are_left_out_as_in_the_handbook() -> None:
