@@ -50,12 +50,14 @@ ORDER = (
     "models.batches",
     "models.backbones",
     "models.cells",
+    "models.kernels",
     "models.likelihood",
     "models.heads",
     "models.training",
     "models.base",
     "models.forecaster",
     "models.autoencoder",
+    "models.abreast",
     "models.plain",
     "models.probabilities",
     "models.objectives",
@@ -121,6 +123,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "jinja2": ("report",),
     "markupsafe": ("report", "comparison_page"),  # comes with jinja2
     "matplotlib": ("figures", "event_figure", "comparison_figures"),
+    "numba": ("models.kernels",),
     "numpy": EVERYWHERE,
     "pandas": ("sources",),
     "polars": (

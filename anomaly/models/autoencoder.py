@@ -52,7 +52,7 @@ class AutoencoderNetwork(Network):
         code = fn.silu(self.encoder(torch.cat([memory, embedded, events.statistics], dim=1)))
         code = torch.tanh(self.bottleneck(code))
         if self.training and self.noise:
-            code = code + self.noise * torch.randn_like(code)
+            code = code + self.noise * torch.randn(code.shape, generator=self.draw, device=code.device)
         return code
 
     def decode(self, code: Tensor, memory: Tensor, events: Events, steps: int) -> list[Asked]:

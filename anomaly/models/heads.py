@@ -25,9 +25,20 @@ from torch.nn import functional as fn
 from anomaly.features import MISSING, Column
 from anomaly.models.batches import Events
 from anomaly.models.cells import Codes
-from anomaly.models.likelihood import Heads, Layout, Parts, Targets, blocks, judge, mixture, outputs_of
+from anomaly.models.kernels import COMPONENTS
+from anomaly.models.likelihood import (
+    Compiled,
+    Heads,
+    Layout,
+    Parts,
+    Targets,
+    blocks,
+    judge,
+    mixture,
+    outputs_of,
+    total_loss,
+)
 
-COMPONENTS = 4
 RESOLUTION = 0.01  # half the width of a number's bin, in encoded units: repeated prices must not make a loss endless
 EXPLAINED = ("number", "distance", "speed")  # kinds of numbers that the categories of an event may explain
 
@@ -191,13 +202,22 @@ class Asked:
     stages: Sequence[tuple[Tensor, nn.Linear, nn.Linear | None]]
 
     @torch.no_grad()
-    def judge(self, events: Events, *, loss: bool) -> Tensor:
-        """Losses, or else errors, of the fields, (n, K); missing ones as in `Prediction`."""
+    def errors(self, events: Events) -> Tensor:
+        """-ln of each field's tail probability, (n, K) >= 0; NaN where the field is missing."""
         layout, targets, parts = self.fields.layout, self.fields.targets(events), self._parts()
+        inputs = parts[0].inputs
+        if inputs.device.type == "cpu":
+            return Compiled(layout, parts, targets).errors().masked_fill_(targets.missing, torch.nan).t()
         found = [
-            judge(layout, *outputs_of(parts, rows), targets.block(rows), loss=loss) for rows in blocks(parts[0].inputs)
+            judge(layout, *outputs_of(parts, rows), targets.block(rows), loss=False)
+            for rows in blocks(inputs, sum(layout.widths))
         ]
         return torch.cat(found, dim=1).t()
+
+    @torch.no_grad()
+    def total_loss(self, events: Events) -> float:
+        """Sum of all losses."""
+        return total_loss(self.fields.layout, self._parts(), self.fields.targets(events))
 
     def loss(self, events: Events, weight: Tensor, *, errors: bool = True) -> tuple[Tensor, Tensor]:
         """Sum of all losses, each event by its weight (n,), with a gradient; and the errors (n, K) if wanted."""
