@@ -11,8 +11,14 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional as fn
 
+from anomaly.features import Column
 from anomaly.models import kernels, likelihood
+from anomaly.models.autoencoder import lstm_step
+from anomaly.models.batches import CLIP, Events
+from anomaly.models.cells import EventEmbedding
+from anomaly.models.heads import StagedHeads
 from anomaly.models.kernels import COMPONENTS, WIDTH
 from anomaly.models.likelihood import Compiled, Heads, Layout, Parts, Targets, judge, outputs_of, total_loss
 
@@ -111,3 +117,68 @@ def test_without_a_place_for_a_cache_they_are_compiled_anyway(tmp_path: Path) ->
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=False)
     assert done.stdout == "1.0\n", done.stderr
+
+
+NUMERIC = (
+    Column(name="amount", kind="number", tail="upper", unit=1.0),
+    Column(name="sin", kind="circle", scored=False),
+    Column(name="cos", kind="circle", scored=False),
+)
+CATEGORY = (
+    Column(name="shop", kind="category", tail="density", vocabulary=("a", "b", "c")),
+    Column(name="first:shop", kind="flag", tail="density", vocabulary=("no", "yes")),
+)
+
+
+def happened(events: int) -> Events:
+    draw = torch.Generator().manual_seed(1)
+    numeric = 6 * torch.randn(events, 3, generator=draw)
+    numeric[::5, 0] = torch.nan
+    category = torch.randint(4, (events, 2), generator=draw, dtype=torch.int32)
+    return Events(numeric, category, torch.randn(events, 3, generator=draw))
+
+
+def same_derivatives(found: list[Tensor], right: list[Tensor], leaves: list[Tensor]) -> None:
+    """Are outputs, and derivatives of a weighted sum of them by the leaves, the same."""
+    weights = [torch.randn(one.shape, generator=torch.Generator().manual_seed(2)) for one in right]
+    for one, other in zip(found, right, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
+    by_found, by_right = (
+        torch.autograd.grad(sum((o * w).sum() for o, w in zip(outputs, weights, strict=True)), leaves)  # type: ignore[arg-type]
+        for outputs in (found, right)
+    )
+    for one, other in zip(by_found, by_right, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
+
+
+def test_an_embedded_event_is_clipped_numbers_flags_and_rows() -> None:
+    events, embedding = happened(50), EventEmbedding(NUMERIC, CATEGORY)
+    known = torch.nan_to_num(events.numeric).clamp(-CLIP, CLIP)
+    tables = [table.weight for table in embedding.tables]
+    rows = [table[code.long()] for code, table in zip(events.category.t(), tables, strict=True)]  # type: ignore[index]
+    right = torch.cat([known, torch.isnan(events.numeric).float(), *rows], dim=1)
+    same_derivatives([embedding(events.numeric, events.category)], [right], list(embedding.parameters()))
+
+
+@pytest.mark.parametrize("category", [CATEGORY, CATEGORY[1:]])
+def test_stages_are_activated_sums_and_what_is_remembered(category: tuple[Column, ...]) -> None:
+    events, memory = happened(50), torch.randn(50, 4, requires_grad=True)
+    heads = StagedHeads(NUMERIC, category, 4, 3, 5)
+    first, second = heads.base(torch.cat([memory, events.statistics], dim=1)).chunk(2, dim=1)
+    second = second + heads.clock(events.numeric[:, 1:])
+    what = [second + fn.embedding(events.category[:, 0].long(), table.weight) for table in heads.what]  # type: ignore[arg-type]
+    right = [torch.cat([fn.silu(part), events.statistics], dim=1) for part in (first, second, *what)]
+    found = [inputs for inputs, _, _ in heads(memory, events).stages]
+    leaves = [memory, *heads.base.parameters(), *heads.clock.parameters(), *heads.what.parameters()]
+    same_derivatives(found, right, leaves)
+
+
+@pytest.mark.parametrize("carried", [False, True])
+def test_a_step_of_an_lstm_is_that_of_the_textbook(carried: bool) -> None:
+    gates = (3 * torch.randn(50, 20)).requires_grad_()
+    cell = torch.randn(50, 5).requires_grad_() if carried else None
+    enter, keep, new, out = gates.chunk(4, dim=1)
+    kept = torch.sigmoid(enter) * torch.tanh(new)
+    kept = kept if cell is None else kept + torch.sigmoid(keep) * cell
+    right = [torch.sigmoid(out) * torch.tanh(kept), kept]
+    same_derivatives(list(lstm_step(gates, cell)), right, [gates] if cell is None else [gates, cell])

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional as fn
 
 from anomaly.features import MISSING, Column
+from anomaly.models import kernels
 from anomaly.models.batches import Events
 from anomaly.models.cells import Codes
 from anomaly.models.kernels import COMPONENTS
@@ -238,6 +239,48 @@ class Asked:
         ]
 
 
+class Stages(torch.autograd.Function):
+    """Inputs of all stages of heads on the processor, see `StagedHeads`."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        layout: tuple[int, list[int], list[int]],
+        events: Events,
+        base: Tensor,
+        clock: Tensor,
+        *tables: Tensor,
+    ) -> tuple[Tensor, ...]:
+        """(n, 2 W) of the memory and (W, circles) of the clock -> as many inputs (n, W + Q) as there are stages.
+
+        layout : number of stages, columns of the clock, columns of the categories that are looked up in `tables`.
+        """
+        stages, circles, known = layout
+        n, width = len(base), clock.shape[0]
+        first = np.cumsum([0, *(len(table) for table in tables)])[:-1].astype(np.int64)
+        rows = torch.cat(tables) if tables else base.new_empty(0, width)
+        ctx.first, ctx.rows = (np.array(known, dtype=np.int64), first), [len(table) for table in tables]
+        before, out = (base.new_empty(stages, n, width + more) for more in (0, events.statistics.shape[1]))
+        kernels.stage(
+            *(base.contiguous().numpy(), events.numeric.numpy(), np.array(circles, dtype=np.int64)),
+            *(clock.t().contiguous().numpy(), events.category.numpy(), ctx.first[0], rows.numpy(), first),
+            *(events.statistics.numpy(), before.numpy(), out.numpy()),
+        )
+        ctx.save_for_backward(events.category, events.numeric[:, circles], before)
+        return out.unbind()
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, *by_out: Tensor) -> tuple[Tensor | None, ...]:
+        """Derivatives by the base, the clock and the tables."""
+        category, clock, before = ctx.saved_tensors
+        width = before.shape[2]
+        by_base, by_tables = before.new_empty(len(category), 2 * width), before.new_zeros(sum(ctx.rows), width)
+        by = torch.stack([one[:, :width] for one in by_out])
+        kernels.stage_back(category.numpy(), *ctx.first, before.numpy(), by.numpy(), by_base.numpy(), by_tables.numpy())
+        return None, None, by_base, by_base[:, width:].t() @ clock, *torch.split(by_tables, ctx.rows)
+
+
 class StagedHeads(nn.Module):
     """Fields predicted in stages: when, from the memory; what, also from the clock; the numbers once more, given what.
 
@@ -272,7 +315,14 @@ class StagedHeads(nn.Module):
 
     def forward(self, memory: Tensor, events: Events) -> Asked:
         """Ask for the fields of n events from the memory before each, (n, H)."""
-        first, second = self.base(torch.cat([memory, events.statistics], dim=1)).chunk(2, dim=1)
+        base = self.base(torch.cat([memory, events.statistics], dim=1))
+        layers: list[list[Any]] = [list(self.numbers), list(self.categories)]
+        if base.device.type == "cpu":
+            tables = [table.weight for table in self.what]
+            layout = len(self.numbers), self.circles, self.known
+            given = Stages.apply(layout, events, base, self.clock.weight, *tables)  # type: ignore[no-untyped-call]
+            return Asked(self.fields, list(zip_longest(given, *layers)))
+        first, second = base.chunk(2, dim=1)
         second = second + self.clock(events.numeric[:, self.circles])
         parts = [first, second]
         if self.known:
@@ -281,7 +331,6 @@ class StagedHeads(nn.Module):
                 what = what + table(events.category[:, at].long())
             parts.append(what)
         inputs = [torch.cat([fn.silu(part), events.statistics], dim=1) for part in parts]
-        layers: list[list[Any]] = [list(self.numbers), list(self.categories)]
         return Asked(self.fields, list(zip_longest(inputs, *layers)))
 
 

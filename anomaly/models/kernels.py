@@ -1,4 +1,4 @@
-"""Kernels: the inner loops of the heads, compiled, for the processor.
+"""Kernels: the inner loops of the models, compiled, for the processor.
 
 A call into torch sweeps a whole array, so that a softmax and its tail cost six trips through the cache, and more calls
 than arithmetic where fields are few. Here each output is read once, and all that hangs on it is done in registers. The
@@ -26,20 +26,26 @@ SMALLEST_SCALE = np.float32(0.02)  # of a mixture component, in encoded units
 LARGEST_LOGIT = np.float32(40.0)  # of a code: its exponential, and the sum of hundreds of them, stay within float32
 SMALLEST_TAIL = np.float32(1e-30)
 LOG_2 = np.float32(0.6931471805599453)
+F32 = np.float32
 UPPER, LOWER, BOTH = 0, 1, 2  # tails of a number
 
 _ROUND = np.float32(12582912.0)  # 1.5 * 2 ** 23: a float32 that is added to it is rounded to a whole number
 _ZERO, _HALF, _ONE, _TWO, _HUGE = (np.float32(x) for x in (0.0, 0.5, 1.0, 2.0, 1e30))
 
 
-def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+def compiled(function: Callable[..., Any], fast: Any = FAST) -> Callable[..., Any]:
     """Compile at the first call, and keep that beside the package or in the user's cache, where one may be written."""
-    wish: dict[str, Any] = {"fastmath": FAST, "nogil": True, "error_model": "numpy"}
+    wish: dict[str, Any] = {"fastmath": fast, "nogil": True, "error_model": "numpy"}
     try:
         made: Callable[..., Any] = njit(cache=True, **wish)(function)
     except RuntimeError:  # neither may: it is compiled in each process
         made = njit(**wish)(function)
     return made
+
+
+def exactly(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Compile what may meet NaN."""
+    return compiled(function, False)
 
 
 @compiled
@@ -359,3 +365,188 @@ def _number_gradient(outputs, first, here, bias, weight, lower, upper, inside, l
             location[j] = share * (rest_a - rest_b)
             by_scale = a * rest_a - b * rest_b + wide * _decay(wide) / _share(wide)
             raw[j] = share * by_scale * _sigmoid(wish)
+
+
+@exactly
+def embed(numeric, category, clip, weights, first, widths, out):  # type: ignore[no-untyped-def]
+    """One vector for each event, into `out` (n, size): clipped numbers, a flag for each missing one, embedded codes.
+
+    numeric (n, F); category (n, C) int32; weights: the tables of all categories one behind the other, that of each from
+    `first` (C,) on, rows of `widths` (C,).
+    """
+    numbers = numeric.shape[1]
+    for i in range(len(numeric)):
+        for f in range(numbers):
+            value = numeric[i, f]
+            known = value == value
+            out[i, f] = min(max(value, -clip), clip) if known else _ZERO
+            out[i, numbers + f] = _ZERO if known else _ONE
+        to = 2 * numbers
+        for c in range(category.shape[1]):
+            start = first[c] + np.int64(category[i, c]) * widths[c]
+            for j in range(widths[c]):
+                out[i, to + j] = weights[start + j]
+            to += widths[c]
+
+
+@compiled
+def embed_back(category, by_out, numbers, first, widths, by_weights):  # type: ignore[no-untyped-def]
+    """Add the derivatives by the tables to `by_weights`; as `embed`."""
+    for i in range(len(category)):
+        at = 2 * numbers
+        for c in range(category.shape[1]):
+            start = first[c] + np.int64(category[i, c]) * widths[c]
+            for j in range(widths[c]):
+                by_weights[start + j] += by_out[i, at + j]
+            at += widths[c]
+
+
+@compiled
+def stage(base, numeric, circles, clock, category, known, tables, first, statistics, before, out):  # type: ignore[no-untyped-def]
+    """Inputs of the heads' stages, (stages, n, W + Q), into `out`; `before` (stages, n, W) is what is activated.
+
+    base (n, 2 W): of the memory; numeric (n, F), of which the columns `circles` pass through `clock` (circles, W);
+    category (n, C) int32, of which the columns `known` are looked up in `tables` (rows, W), from rows `first` on;
+    statistics (n, Q).
+    """
+    width, averages = clock.shape[1], statistics.shape[1]
+    for i in range(len(base)):
+        one, two = before[0, i], before[1, i]
+        for j in range(width):
+            one[j], two[j] = base[i, j], base[i, width + j]
+        for c in range(len(circles)):
+            value = numeric[i, circles[c]]
+            for j in range(width):
+                two[j] += value * clock[c, j]
+        if len(before) > 2:
+            three = before[2, i]
+            for j in range(width):
+                three[j] = two[j]
+            for k in range(len(known)):
+                row = first[k] + np.int64(category[i, known[k]])
+                for j in range(width):
+                    three[j] += tables[row, j]
+        for s in range(len(before)):
+            given, made = before[s, i], out[s, i]
+            for j in range(width):
+                made[j] = given[j] * _sigmoid(given[j])
+            for j in range(averages):
+                made[width + j] = statistics[i, j]
+
+
+@compiled
+def stage_back(category, known, first, before, by_out, by_base, by_tables):  # type: ignore[no-untyped-def]
+    """Derivatives of `stage` by the base (n, 2 W), and by the tables, to which they are added.
+
+    The second half of `by_base` is the derivative by what the clock adds, too.
+    """
+    width = before.shape[2]
+    whole = np.empty(width, np.float32)
+    for i in range(before.shape[1]):
+        for s in (0, 1):
+            given, by = before[s, i], by_out[s, i]
+            for j in range(width):
+                by_base[i, s * width + j] = by[j] * _silu_slope(given[j])
+        if len(before) > 2:
+            given, by = before[2, i], by_out[2, i]
+            for j in range(width):
+                whole[j] = by[j] * _silu_slope(given[j])
+                by_base[i, width + j] += whole[j]
+            for k in range(len(known)):
+                row = first[k] + np.int64(category[i, known[k]])
+                for j in range(width):
+                    by_tables[row, j] += whole[j]
+
+
+@compiled
+def _silu_slope(x):  # type: ignore[no-untyped-def]
+    """Derivative of x sigmoid(x)."""
+    s = _sigmoid(x)
+    return s * (_ONE + x * (_ONE - s))
+
+
+@compiled
+def _tanh(x):  # type: ignore[no-untyped-def]
+    e = _decay(_TWO * abs(x))
+    t = (_ONE - e) / (_ONE + e)
+    return t if x > _ZERO else -t
+
+
+@compiled
+def lstm_step(gates, cell, out, new):  # type: ignore[no-untyped-def]
+    """One step of an LSTM from its gates (n, 4 H): output into `out` and cell into `new`, (n, H) each.
+
+    cell (n, H): before the step; empty (0, H) = nothing yet.
+    """
+    hidden = out.shape[1]
+    gate, fresh = np.empty(hidden, F32), np.empty(hidden, F32)
+    for i in range(len(gates)):
+        kept, said = new[i], out[i]
+        _activate(gates[i, :hidden], gate, False)
+        _activate(gates[i, 2 * hidden : 3 * hidden], fresh, True)
+        for j in range(hidden):
+            kept[j] = gate[j] * fresh[j]
+        if len(cell):
+            old = cell[i]
+            _activate(gates[i, hidden : 2 * hidden], gate, False)
+            for j in range(hidden):
+                kept[j] += gate[j] * old[j]
+        _activate(gates[i, 3 * hidden :], gate, False)
+        _activate(kept, fresh, True)
+        for j in range(hidden):
+            said[j] = gate[j] * fresh[j]
+
+
+@compiled
+def lstm_step_back(gates, cell, new, by_out, by_new, by_gates, by_cell):  # type: ignore[no-untyped-def]
+    """Derivatives of `lstm_step` by the gates and, unless it is empty, by the cell."""
+    hidden = new.shape[1]
+    enter, fresh, leave, by_kept = (
+        np.empty(hidden, F32),
+        np.empty(hidden, F32),
+        np.empty(hidden, F32),
+        np.empty(hidden, F32),
+    )
+    for i in range(len(gates)):
+        _activate(gates[i, :hidden], enter, False)
+        _activate(gates[i, 2 * hidden : 3 * hidden], fresh, True)
+        _activate(gates[i, 3 * hidden :], leave, False)
+        _lstm_out_back(new[i], leave, by_out[i], by_new[i], by_kept, by_gates[i, 3 * hidden :])
+        _sigmoid_back(by_kept, fresh, enter, by_gates[i, :hidden])
+        found = by_gates[i, 2 * hidden : 3 * hidden]
+        for j in range(hidden):
+            found[j] = by_kept[j] * enter[j] * (_ONE - fresh[j] * fresh[j])
+        found = by_gates[i, hidden : 2 * hidden]
+        if len(cell):
+            _activate(gates[i, hidden : 2 * hidden], enter, False)
+            _sigmoid_back(by_kept, cell[i], enter, found)
+            by_old = by_cell[i]
+            for j in range(hidden):
+                by_old[j] = by_kept[j] * enter[j]
+        else:
+            found[:] = _ZERO
+
+
+@compiled
+def _activate(given, out, both):  # type: ignore[no-untyped-def]
+    """Sigmoid of (H,), or hyperbolic tangent where the result may have `both` signs."""
+    for j in range(len(out)):
+        out[j] = _tanh(given[j]) if both else _sigmoid(given[j])
+
+
+@compiled
+def _lstm_out_back(kept, leave, by, beside, by_kept, by_leave):  # type: ignore[no-untyped-def]
+    """Derivatives by the cell and the last gate of leave * tanh(kept); `beside` is what the cell has beside that."""
+    for j in range(len(kept)):
+        by_kept[j] = _tanh(kept[j])
+    for j in range(len(kept)):
+        by_leave[j] = by[j] * by_kept[j] * leave[j] * (_ONE - leave[j])
+    for j in range(len(kept)):
+        by_kept[j] = beside[j] + by[j] * leave[j] * (_ONE - by_kept[j] * by_kept[j])
+
+
+@compiled
+def _sigmoid_back(by, factor, gate, found):  # type: ignore[no-untyped-def]
+    """Derivative of factor * gate by what the gate, a sigmoid, was given."""
+    for j in range(len(found)):
+        found[j] = by[j] * factor[j] * gate[j] * (_ONE - gate[j])
