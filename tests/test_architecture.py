@@ -47,6 +47,7 @@ ORDER = (
     "history",
     "progress",
     "artifacts",
+    "models.kernels",
     "models.batches",
     "models.backbones",
     "models.cells",
@@ -56,6 +57,7 @@ ORDER = (
     "models.base",
     "models.forecaster",
     "models.autoencoder",
+    "models.abreast",
     "models.plain",
     "models.probabilities",
     "models.objectives",
@@ -122,6 +124,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "jinja2": ("report",),
     "markupsafe": ("report", "comparison_page"),  # comes with jinja2
     "matplotlib": ("figures", "event_figure", "comparison_figures"),
+    "numba": ("models.kernels",),
     "numpy": EVERYWHERE,
     "pandas": ("sources",),
     "polars": (

@@ -21,7 +21,8 @@ from anomaly.models.base import averaged, statistics_width
 from anomaly.models.batches import CLIP
 from anomaly.models.cells import EventEmbedding
 from anomaly.models.forecaster import ForecasterNetwork
-from anomaly.models.heads import COMPONENTS, RESOLUTION, FieldSet
+from anomaly.models.heads import RESOLUTION, FieldSet
+from anomaly.models.kernels import COMPONENTS
 from anomaly.models.likelihood import LOG_2, SMALLEST_SCALE
 
 Float32 = NDArray[np.float32]
