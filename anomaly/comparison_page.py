@@ -17,9 +17,10 @@ import polars as pl
 from markupsafe import Markup
 
 from anomaly.alerts import number_text
-from anomaly.comparison import RULES, Compared, Comparison
+from anomaly.comparison import Compared, Comparison
 from anomaly.comparison_figures import STYLES, average_precisions, folds, label_curve, words
 from anomaly.comparison_measures import UNSUPERVISED
+from anomaly.comparison_scorers import RULES
 from anomaly.figures import Figure, svg_text
 from anomaly.files import whole_file
 from anomaly.report import _environment, _pairs, _source

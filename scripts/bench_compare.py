@@ -33,9 +33,10 @@ from _numbers import Meter, merge_numbers, table, write_text
 from numpy.typing import NDArray
 
 from anomaly.bootstrap import Bootstrap, paired_bootstrap
-from anomaly.comparison import RULES, Comparison
+from anomaly.comparison import Comparison
 from anomaly.comparison_figures import STYLES, label_curve
 from anomaly.comparison_measures import UNSUPERVISED, Window
+from anomaly.comparison_scorers import RULES
 from anomaly.figures import svg_text
 from anomaly.simulator import SIMULATED_SCHEMA, simulate
 

@@ -7,9 +7,9 @@ import re
 import numpy as np
 import pytest
 
-from anomaly.comparison import HEADS, RULES
 from anomaly.comparison_figures import STYLES, average_precisions, folds, label_curve, words
 from anomaly.comparison_measures import UNSUPERVISED
+from anomaly.comparison_scorers import HEADS, RULES
 from anomaly.figures import svg_text
 from anomaly.models.baselines import BASELINES
 
