@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from anomaly.bootstrap import Bootstrap, paired_bootstrap
 from anomaly.comparison_measures import UNSUPERVISED, Scored, Window, known_cards, measures, over_folds, sentence
-from anomaly.comparison_scorers import HEADS, RULES, Scorers
+from anomaly.comparison_scorers import HEADS, UNLABELLED, Scorers
 from anomaly.comparison_world import DAY, VALID_SHARE, World, fraud_of
 from anomaly.detector import Detector
 from anomaly.digest import money_field
@@ -32,7 +32,7 @@ from anomaly.files import json_value, whole_file
 from anomaly.history import When, as_events, as_seconds
 from anomaly.ingest import Events, write_table
 from anomaly.labels import known_at
-from anomaly.models.baselines import BASELINES
+from anomaly.models.baselines import BASELINES, Isolation
 from anomaly.schema import Schema
 
 Float = NDArray[np.float64]
@@ -109,6 +109,8 @@ class Comparison:
         fraud counts as a feature only from that age on.
     budget_per_day : int
         Events that a desk looks into each day.
+    baselines : sequence of str
+        Labelled models of single events beside the heads; of `anomaly.models.baselines.BASELINES`.
     known : sequence of int
         Numbers of known frauds of the label-efficiency curve.
     repeats : int
@@ -123,15 +125,16 @@ class Comparison:
     What labels would add to the payments of `simulate`::
 
         events, labels = simulate()
-        compared = Comparison(schema=SIMULATED_SCHEMA).run(events, labels["fraud"])
+        compared = Comparison(SIMULATED_SCHEMA).run(events, labels["fraud"])
         print(compared.sentence)
     """
 
-    schema: Schema
+    schema: Schema = field(kw_only=False)
     since: When = None
     folds: int = 1
     label_delay_days: float = 7.0
     budget_per_day: int = 50
+    baselines: Sequence[str] = tuple(BASELINES)
     known: Sequence[int] = (10, 30, 100, 300)
     repeats: int = 500
     hidden: int = 64
@@ -161,6 +164,8 @@ class Comparison:
             )
         if self.folds < 1:
             raise ParameterError(f"compare: folds must be at least 1, got {self.folds}")
+        if strange := [name for name in self.baselines if name not in BASELINES]:
+            raise ParameterError(f"compare: baselines are {', '.join(BASELINES)}, got {', '.join(strange)}")
         read = as_events(events, self.schema)
         fraud = fraud_of(read, labels)
         edges = self._edges(read.frame["time"].to_numpy())
@@ -211,10 +216,12 @@ class Comparison:
         world, detector, without = scorers.unsupervised(read, fraud, masks, begin, delay)
         found = {**scorers.rules(world), UNSUPERVISED: without}
         left_out: dict[str, str] = {}
-        for name in BASELINES:
+        others = {Isolation.name: scorers.isolation}
+        others |= {name: partial(scorers.baseline, name) for name in self.baselines}
+        for name, learn in others.items():
             self.say(f"{name}: fitting")
             try:
-                found[name] = scorers.baseline(name, world)
+                found[name] = learn(world)
             except PackageError as error:
                 left_out[name] = str(error)
                 self.say(f"{name}: left out; {error}")
@@ -246,10 +253,10 @@ class Comparison:
         """Scores of a window by the number of known frauds, then by scorer: the label-efficiency curve."""
         found, everything = fold.scorers, fold.window.known_frauds
         learners: dict[str, Callable[[World], Scored]] = {
-            name: partial(self._scorers.baseline, name) for name in BASELINES if name in found
+            name: partial(self._scorers.baseline, name) for name in self.baselines if name in found
         }
         learners |= {name: partial(self._scorers.head, name, detector=detector) for name in HEADS}
-        points = {0: {name: found[name].score for name in (*RULES, UNSUPERVISED) if name in found}}
+        points = {0: {name: found[name].score for name in UNLABELLED if name in found}}
         for frauds in sorted(frauds for frauds in self.known if frauds < everything):
             self.say(f"with {frauds} known frauds")
             few = world.with_known(frauds, self.seed)

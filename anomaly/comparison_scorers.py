@@ -15,13 +15,13 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from anomaly.comparison_measures import Scored
+from anomaly.comparison_measures import UNSUPERVISED, Scored
 from anomaly.comparison_world import Judged, Mask, World
 from anomaly.detector import Detector
 from anomaly.digest import money_field
 from anomaly.evaluation import rule_amount, rule_ratio
 from anomaly.ingest import Events
-from anomaly.models.baselines import BASELINES
+from anomaly.models.baselines import BASELINES, Isolation
 from anomaly.models.classifier import Classifier
 from anomaly.schema import Schema
 from anomaly.scorer import LN_10
@@ -31,6 +31,7 @@ from anomaly.views import Views
 Float = NDArray[np.float64]
 
 RULES = ("amount", "ratio")
+UNLABELLED = (*RULES, Isolation.name, UNSUPERVISED)  # what needs no label
 HEADS = ("head", "head_pretrained")
 NEVER = -1.0  # stands for the days since a fraud that never was, where a model takes no missing number
 
@@ -88,13 +89,22 @@ class Scorers:
             "ratio": Scored(ratio[world.scored], 0.0, seconds * float(world.scored.mean())),
         }
 
+    def isolation(self, world: World) -> Scored:
+        """An isolation forest of the causal features of all events before the scored ones; it reads no label."""
+        features = _columns(world)
+        history = world.time < world.time[world.scored].min()
+        began = time.perf_counter()
+        model = Isolation().fit(features[history], seed=self.seed)
+        fitted = time.perf_counter()
+        score = model.score(features[world.scored])
+        done = time.perf_counter()
+        fit_seconds = fitted - began + world.spent(history, "encode")
+        return Scored(score, fit_seconds, done - fitted + world.spent(world.scored, "encode"))
+
     def baseline(self, name: str, world: World) -> Scored:
         """A labelled model of the causal features, each event a row."""
-        sequences, needs = world.sequences, ("encode", "risk")
-        risk = np.nan_to_num(world.risk, nan=NEVER)
-        features = np.nan_to_num(
-            np.concatenate([sequences.numeric, sequences.category, risk], axis=1, dtype=np.float64)
-        )
+        needs = ("encode", "risk")
+        features = np.column_stack([_columns(world), np.nan_to_num(world.risk, nan=NEVER)])
         learns = world.train | world.valid
         began = time.perf_counter()
         model = BASELINES[name]().fit(features[learns], world.fraud[learns], seed=self.seed)
@@ -142,11 +152,17 @@ class Scorers:
         return Scored(probability, fit_seconds, done - fitted + world.spent(world.scored, *needs), probability)
 
 
+def _columns(world: World) -> Float:
+    """The causal features as a matrix (N, K): numbers, 0 where missing, and codes of categories."""
+    sequences = world.sequences
+    return np.nan_to_num(np.column_stack([sequences.numeric, sequences.category]).astype(np.float64))
+
+
 def judge(detector: Detector, sequences: Sequences) -> Judged:
     """What a detector of one view says of N events; its surprise is 0 where it says nothing."""
     errors = detector.errors(sequences)
     judged = detector.scorer_.judge(errors, sequences)
-    fields = np.concatenate(list(errors.values()), axis=1, dtype=np.float64)
+    fields = errors[detector.models_[-1].name].astype(np.float64)
     return Judged(np.nan_to_num(-judged.log_p, nan=0.0), judged.evidence, fields)
 
 

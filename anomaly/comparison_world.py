@@ -37,8 +37,8 @@ class Judged:
     """What the unsupervised detector says of N events.
 
     surprise : (N,) -ln p, of all views together; evidence : (N,) nats that speak against the recent past; errors :
-    (N, K) what each model says of each field, -ln of a tail probability, NaN where it says nothing. The last two are of
-    the first view.
+    (N, K) what the last model, whose memory a head starts from, says of each field: -ln of a tail probability, NaN
+    where it says nothing. The last two are of the first view.
     """
 
     surprise: Float

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from anomaly.cli import app
 from anomaly.comparison import Compared, Comparison
 from anomaly.comparison_measures import METRICS, UNSUPERVISED
-from anomaly.comparison_scorers import HEADS
+from anomaly.comparison_scorers import HEADS, UNLABELLED
 from anomaly.errors import InputError, ParameterError
 from anomaly.evaluation import average_precision, roc_auc, rule_amount
 from anomaly.history import as_seconds
@@ -47,6 +47,7 @@ def test_every_scorer_is_measured_on_the_same_events(
     assert compared.facts["scored"] == later.sum() and compared.facts["scored_frauds"] == truth.sum()
     rows = {row["scorer"]: row for row in compared.table.iter_rows(named=True)}
     assert set(rows) >= {"amount", "ratio", UNSUPERVISED, *HEADS}
+    assert not any(row["labels"] for name, row in rows.items() if name in UNLABELLED)
     amount = rule_amount(events["amount"].to_numpy()[later])
     assert rows["amount"]["average_precision"] == pytest.approx(average_precision(amount, truth))
     assert rows["amount"]["auc"] == pytest.approx(roc_auc(amount, truth))
@@ -62,7 +63,7 @@ def test_every_scorer_is_measured_on_the_same_events(
 def test_the_curve_goes_from_no_label_to_all(compared: Compared) -> None:
     known = compared.curve["known"].unique().sort().to_list()
     assert known == [0, 10, compared.facts["known_frauds"]]  # ten thousand were never known
-    assert compared.curve.filter(known=0)["scorer"].to_list() == ["amount", "ratio", UNSUPERVISED]
+    assert compared.curve.filter(known=0)["scorer"].to_list() == list(UNLABELLED)
     for scorer in HEADS:
         last = compared.curve.filter(scorer=scorer, known=known[-1])["ap"].item()
         assert last == pytest.approx(compared.table.filter(scorer=scorer)["average_precision"].item())
@@ -71,7 +72,7 @@ def test_the_curve_goes_from_no_label_to_all(compared: Compared) -> None:
 def test_each_fold_is_scored_by_what_was_known_before_it(world: tuple[pl.DataFrame, pl.DataFrame]) -> None:
     """The last of two windows gives the figures of a comparison that begins there; means are over the two."""
     events, labels = world
-    options = {**SMALL, "hidden": 4, "epochs": 1, "known": ()}
+    options = {**SMALL, "hidden": 4, "epochs": 1, "known": (), "baselines": ("logistic",)}
     found = Comparison(schema=SIMULATED_SCHEMA, since=SINCE, folds=2, **options).run(events, labels["fraud"])
     windows = found.facts["windows"]
     assert [one["begin"] for one in windows[1:]] == [one["end"] for one in windows[:-1]]
@@ -93,6 +94,8 @@ def test_folds_without_fraud_and_no_fold_are_refused(world: tuple[pl.DataFrame, 
     events, labels = world
     with pytest.raises(ParameterError, match="folds must be at least 1, got 0"):
         Comparison(schema=SIMULATED_SCHEMA, folds=0).run(events, labels["fraud"])
+    with pytest.raises(ParameterError, match="baselines are logistic, forest, xgboost, got oracle"):
+        Comparison(schema=SIMULATED_SCHEMA, baselines=("oracle", "forest")).run(events, labels["fraud"])
     with pytest.raises(InputError, match=r"scored events hold 0 frauds.*fewer folds"):
         Comparison(schema=SIMULATED_SCHEMA, since=SINCE, folds=400).run(events, labels["fraud"])
 

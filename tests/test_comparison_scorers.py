@@ -84,7 +84,7 @@ def test_the_head_starts_as_the_detector(world: tuple[pl.DataFrame, pl.DataFrame
     assert average_precision(found.score, truth) > 0.9 * average_precision(without.score, truth)
     assert np.corrcoef(np.argsort(np.argsort(found.score)), np.argsort(np.argsort(without.score)))[0, 1] > 0.9
     np.testing.assert_array_equal(made.judged.surprise[made.scored], without.score)
-    fields = sum(errors.shape[1] for errors in detector.errors(made.sequences).values())
+    fields = detector.errors(made.sequences)[detector.models_[-1].name].shape[1]
     assert made.judged.inputs.shape == (len(made.time), 2 + fields)
 
 
