@@ -96,7 +96,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, help="the Handbook's payments, a Parquet file; else simulated ones")
     parser.add_argument("--customers", type=int, help="(default: 200 of each simulation, 1000 of the Handbook's)")
-    parser.add_argument("--seeds", type=int, default=3, help="simulations (default: %(default)s)")
+    parser.add_argument("--seeds", type=int, default=2, help="simulations (default: %(default)s)")
     parser.add_argument("--hidden", type=int, default=64, help="size of the memories (default: %(default)s)")
     parser.add_argument("--epochs", type=int, default=EPOCHS, help="of detector and heads (default: %(default)s)")
     parser.add_argument("--repeats", type=int, default=1000, help="resamples (default: %(default)s)")

@@ -220,6 +220,15 @@ def test_the_verdict_counts_what_is_near() -> None:
     assert handbook_compare.verdict(figures) == "8 of 9 are within 0.01 of it; farther off: forest ap (-0.020)."
 
 
+def test_what_is_found_without_labels_stands_beside_what_they_bring() -> None:
+    keys = ("ap", "s3.ap", "s3.auc")
+    figures = {f"long.customer.{key}": 0.5 for key in keys}
+    assert handbook_compare.without_labels(figures) == ""
+    figures |= {f"long.unsupervised.{key}": 0.25 for key in keys}
+    told = handbook_compare.without_labels(figures)
+    assert "an AP of 0.500 (S3: AP 0.500, AUC 0.500); the detector comes to 0.250 (S3: 0.250, 0.250)" in told
+
+
 @NEEDS_HANDBOOK
 def test_the_published_numbers_of_rows() -> None:
     payments = Payments.read(HANDBOOK)
