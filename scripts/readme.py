@@ -71,19 +71,20 @@ def compare(figures: Figures) -> str:
         f"{figures[f'handbook.head.{measure}']:.3f} ({best:.3f})" for measure, best in zip(measures, BEST, strict=True)
     )
     found = {name.replace(".", "_"): f"{value:.3f}" for name, value in figures.items()}
+    more = figures.get("long.xgboost_views.ap")
+    same = "" if more is None else f" and told the same {more:.3f}"
     told = """On the Fraud Detection Handbook's own protocol ([measured](reports/compare/handbook.md)) {near} of {all}
 figures of our baselines are within {limit} of the published ones. In brackets the best published of any model: the
 recurrent head has an average precision of {ap}, an AUC of {auc} and a card precision@100 of {cards}. What it is told
 besides brings more than its memory does: how many frauds in a row are known of a terminal, since when, and how the last
 days' amounts are above what is usual for the customer. XGBoost, told the same, has an average precision of
 {handbook_xgboost_views_ap}. With the labels of four months the head has {long_head_ap}, XGBoost on the Handbook's
-features {long_xgboost_ap} and told the same {long_xgboost_views_ap}; without a label the detector has
-{long_unsupervised_ap}.
+features {long_xgboost_ap}{same}; without a label the detector has {long_unsupervised_ap}.
 
 Average precision by the number of frauds whose label is known ([simulated payments](reports/compare/labels.md), and
 [the Handbook's](reports/compare/labels_handbook.md) of {customers:,.0f} customers); `pretrained` is the head that
 starts from the detector, its memory and its score:""".format(
-        near=near, all=len(gaps), limit=NEAR, ap=ap, auc=auc, cards=cards,
+        near=near, all=len(gaps), limit=NEAR, ap=ap, auc=auc, cards=cards, same=same,
         customers=figures["labels.handbook.customers"], **found,
     )  # fmt: skip
     return f"{told}\n\n{by_labels(figures)}"
