@@ -445,8 +445,9 @@ def compare(
             'compare needs labels: give --labels FILE, or name the column in the schema, label = "..."'
         )
 
-    from anomaly.comparison import Comparison, read_label_table, write_comparison
+    from anomaly.comparison import Comparison, write_comparison
     from anomaly.comparison_page import PAGE, write_comparison_page
+    from anomaly.comparison_world import read_label_table
     from anomaly.ingest import read_labels
     from anomaly.terminal import comparison_table
 
