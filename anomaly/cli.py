@@ -51,6 +51,7 @@ if TYPE_CHECKING:
 
     from anomaly.detector import Detector
     from anomaly.ingest import Events
+    from anomaly.schema import Schema
     from anomaly.thresholds import Threshold
 
 __all__ = ["app", "main"]
@@ -127,6 +128,9 @@ def fit(
             min=0, metavar="HOURS", help="Age at which an event enters the memory. [default: 30 typical gaps]"
         ),
     ] = None,
+    pilot: Annotated[
+        bool, typer.Option("--pilot", help="Choose the quarantine first, by small fits and planted frauds.")
+    ] = False,
     seed: Annotated[int, typer.Option(min=0, metavar="N", help="Same seed, same machine, same detector.")] = 0,
     checkpoint: Annotated[Path | None, typer.Option(metavar="DIR", help="Keep the state after each epoch.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint.")] = False,
@@ -142,6 +146,8 @@ def fit(
 
     if resume and checkpoint is None:
         raise ParameterError("--resume needs --checkpoint DIR, the folder of the fit that was cut off")
+    if pilot and (quarantine_hours is not None or memory is not None):
+        raise ParameterError("--pilot chooses the quarantine, from all events: no --quarantine-hours, no --memory")
     check_folder(out)
     known = Schema.from_toml(schema)
     source = source_of(events, query)
@@ -157,6 +163,8 @@ def fit(
             read = read_events_told(source, known, query)
             if end is not None and not (read.frame["time"] < end).any():
                 raise InputError(f"--until {until}: no event is before it")
+            if pilot:
+                detector.quarantine_hours = _piloted(read, known, end, seed)
             detector.fit(read, until=until, progress=True, checkpoint=checkpoint, resume=resume)
     except KeyboardInterrupt:
         again = "" if checkpoint is None else "; the same command with --resume goes on from the last whole epoch"
@@ -165,11 +173,8 @@ def fit(
     detector.save(out)
     facts = {"detector": out, **_fit_facts(detector.fitted_, read), "quarantine_hours": detector.quarantine_ / 3600}
     since = "" if until is None else f" --since {_quoted(until)}"
-    return Answer(
-        facts,
-        f"{_fit_text(facts)}\n{out}   the detector\n"
-        f"Next: anomaly score {' '.join(map(_quoted, events))} --detector {_quoted(out)}{since}",
-    )
+    go_on = f"Next: anomaly score {' '.join(map(_quoted, events))} --detector {_quoted(out)}{since}"
+    return Answer(facts, f"{_fit_text(facts)}\n{out}   the detector\n{go_on}")
 
 
 @verb("Say how strange each event is; write scores.parquet.")
@@ -229,6 +234,18 @@ def _fit_within(
 
     sample = fit_within(detector, source, memory=memory, until=until, query=query, told=told, progress=True, **options)
     return sample.events
+
+
+def _piloted(read: Events, schema: Schema, until: float | None, seed: int) -> float:
+    """The quarantine in hours that a pilot chooses; what it tried is told."""
+    from anomaly.pilot import choose_quarantine
+
+    note("Pilot: some small fits to choose the quarantine")
+    found = choose_quarantine(read, schema, until=until, seed=seed, progress=True)
+    for one in found.trials:
+        taken = "   taken" if one["taken"] else ""
+        note(f"Pilot: quarantine {one['hours']:.1f} h ranks planted frauds at {one['precision']:.3f}{taken}")
+    return found.hours
 
 
 def _score_within(
@@ -428,8 +445,9 @@ def compare(
             'compare needs labels: give --labels FILE, or name the column in the schema, label = "..."'
         )
 
-    from anomaly.comparison import Comparison, read_label_table, write_comparison
+    from anomaly.comparison import Comparison, write_comparison
     from anomaly.comparison_page import PAGE, write_comparison_page
+    from anomaly.comparison_world import read_label_table
     from anomaly.ingest import read_labels
     from anomaly.terminal import comparison_table
 

@@ -10,10 +10,9 @@ from __future__ import annotations
 
 import json
 import math
-import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from functools import cached_property, partial
+from dataclasses import dataclass, field
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -24,104 +23,22 @@ from numpy.typing import NDArray
 
 from anomaly.bootstrap import Bootstrap, paired_bootstrap
 from anomaly.comparison_measures import UNSUPERVISED, Scored, Window, known_cards, measures, over_folds, sentence
+from anomaly.comparison_scorers import HEADS, UNLABELLED, Scorers
+from anomaly.comparison_world import DAY, VALID_SHARE, World, fraud_of
 from anomaly.detector import Detector
 from anomaly.digest import money_field
 from anomaly.errors import InputError, PackageError, ParameterError
-from anomaly.evaluation import rule_amount, rule_ratio
 from anomaly.files import json_value, whole_file
 from anomaly.history import When, as_events, as_seconds
-from anomaly.ingest import Events, read_labels, write_table
-from anomaly.labels import known_at, known_past, usual
-from anomaly.models.baselines import BASELINES
-from anomaly.models.classifier import Classifier
-from anomaly.schema import Schema, check_columns
-from anomaly.sequences import Sequences
-from anomaly.sources import collect, open_parts
+from anomaly.ingest import Events, write_table
+from anomaly.labels import known_at
+from anomaly.models.baselines import BASELINES, Isolation
+from anomaly.schema import Schema
 
 Float = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
-DAY = 86_400.0
-RULES = ("amount", "ratio")
-RISK_DAYS = (1.0, 7.0, 30.0)  # windows of known past fraud
 HISTORY_SHARE = 2 / 3  # of the time, where no `since` is given
-VALID_SHARE = 0.2  # of the labelled time, its end: says when to stop, and calibrates probabilities
-NEVER = -1.0  # stands for the days since a fraud that never was, where a model takes no missing number
-HEADS = ("head", "head_pretrained")
-
-
-@dataclass(frozen=True)
-class World:
-    """The events of a comparison, encoded, and what is known of them; N events in the order of `frame`.
-
-    Attributes
-    ----------
-    frame : polars.DataFrame
-        Canonical events.
-    sequences : Sequences
-        The same, encoded.
-    fraud : ndarray of bool, shape (N,)
-        The truth.
-    scored, train, valid : ndarray of bool, shape (N,)
-        Events that are scored; whose labels train; whose labels say when to stop.
-    delay : float
-        Seconds until a label is known.
-    surprise : ndarray, shape (N, 2)
-        What the unsupervised detector says: -ln p of each event, and the evidence of its recent past.
-    seconds : mapping of str to float
-        What was computed of all N events for several scorers: ``encode``, ``judge`` (the surprise); and ``detector``,
-        its fit.
-    money : ndarray, shape (N,), optional
-        The field that is summed as money, NaN where missing; None where there is none.
-    """
-
-    frame: pl.DataFrame
-    sequences: Sequences
-    fraud: Mask
-    scored: Mask
-    train: Mask
-    valid: Mask
-    delay: float
-    surprise: Float
-    seconds: Mapping[str, float]
-    money: Float | None
-
-    @property
-    def time(self) -> Float:
-        """Seconds of all events, (N,)."""
-        return self.sequences.time
-
-    def with_known(self, frauds: int, seed: int) -> World:
-        """The same world where just so many of the labelled frauds were ever found; the rest is taken for genuine."""
-        draw = np.random.default_rng(seed)
-        found = np.zeros(len(self.fraud), dtype=bool)
-        for mask, share in ((self.valid, VALID_SHARE), (self.train, 1 - VALID_SHARE)):
-            those = draw.permutation(np.flatnonzero(mask & self.fraud))
-            found[those[: max(1, round(frauds * share))]] = True
-        return replace(self, fraud=found)
-
-    @property
-    def risk(self) -> Float:
-        """Past fraud by entity and category, as labels of age `delay` tell it, and the entity's usual money, (N, E)."""
-        return self._timed_risk[0]
-
-    @cached_property
-    def _timed_risk(self) -> tuple[Float, float]:
-        began = time.perf_counter()
-        views = [self.frame[name] for name in self.frame.columns if name == "entity" or name.startswith("c:")]
-        windows = [days * DAY for days in RISK_DAYS]
-        parts = []
-        for view in views:
-            key = view.fill_null("").rank("dense").to_numpy().astype(np.int64)
-            parts.append(known_past(key, self.time, self.fraud, delay=self.delay, windows=windows))
-        if self.money is not None:
-            parts.append(usual(self.sequences.sequence, self.time, self.money, windows=windows))
-        return np.concatenate(parts, axis=1), time.perf_counter() - began
-
-    def spent(self, mask: Mask, *what: str) -> float:
-        """Seconds that these events had of what was computed for all: ``encode``, ``risk``, ``judge``."""
-        spent = {**self.seconds, "risk": self._timed_risk[1] if "risk" in what else 0.0}
-        return float(mask.mean()) * sum(spent[one] for one in what)
 
 
 @dataclass(frozen=True)
@@ -192,6 +109,8 @@ class Comparison:
         fraud counts as a feature only from that age on.
     budget_per_day : int
         Events that a desk looks into each day.
+    baselines : sequence of str
+        Labelled models of single events beside the heads; of `anomaly.models.baselines.BASELINES`.
     known : sequence of int
         Numbers of known frauds of the label-efficiency curve.
     repeats : int
@@ -206,15 +125,16 @@ class Comparison:
     What labels would add to the payments of `simulate`::
 
         events, labels = simulate()
-        compared = Comparison(schema=SIMULATED_SCHEMA).run(events, labels["fraud"])
+        compared = Comparison(SIMULATED_SCHEMA).run(events, labels["fraud"])
         print(compared.sentence)
     """
 
-    schema: Schema
+    schema: Schema = field(kw_only=False)
     since: When = None
     folds: int = 1
     label_delay_days: float = 7.0
     budget_per_day: int = 50
+    baselines: Sequence[str] = tuple(BASELINES)
     known: Sequence[int] = (10, 30, 100, 300)
     repeats: int = 500
     hidden: int = 64
@@ -244,6 +164,8 @@ class Comparison:
             )
         if self.folds < 1:
             raise ParameterError(f"compare: folds must be at least 1, got {self.folds}")
+        if strange := [name for name in self.baselines if name not in BASELINES]:
+            raise ParameterError(f"compare: baselines are {', '.join(BASELINES)}, got {', '.join(strange)}")
         read = as_events(events, self.schema)
         fraud = fraud_of(read, labels)
         edges = self._edges(read.frame["time"].to_numpy())
@@ -256,6 +178,10 @@ class Comparison:
             folds.append(fold)
         points = self._points(world, detector, folds[-1])
         return self._measured(folds, points)
+
+    @property
+    def _scorers(self) -> Scorers:
+        return Scorers(schema=self.schema, hidden=self.hidden, epochs=self.epochs, seed=self.seed)
 
     def _edges(self, moments: Float) -> Float:
         """Borders (folds + 1,) of the windows; the last one is infinite."""
@@ -285,19 +211,23 @@ class Comparison:
     def _fold(self, read: Events, fraud: Mask, begin: float, end: float) -> tuple[World, Detector, Fold]:
         """Fit and score all for one window."""
         self.say("unsupervised: fitting on the history")
-        world, detector, found = self._unsupervised(read, fraud, begin, end)
-        found = {**self._rules(world), **found}
+        masks = self._masks(read.frame["time"].to_numpy(), fraud, begin, end)
+        scorers, delay = self._scorers, self.label_delay_days * DAY
+        world, detector, without = scorers.unsupervised(read, fraud, masks, begin, delay)
+        found = {**scorers.rules(world), UNSUPERVISED: without}
         left_out: dict[str, str] = {}
-        for name in BASELINES:
+        others = {Isolation.name: scorers.isolation}
+        others |= {name: partial(scorers.baseline, name) for name in self.baselines}
+        for name, learn in others.items():
             self.say(f"{name}: fitting")
             try:
-                found[name] = self._baseline(name, world)
+                found[name] = learn(world)
             except PackageError as error:
                 left_out[name] = str(error)
                 self.say(f"{name}: left out; {error}")
         for name in HEADS:
             self.say(f"{name}: fitting")
-            found[name] = self._head(name, world, detector)
+            found[name] = scorers.head(name, world, detector)
         return world, detector, Fold(self._window(world, begin, end), found, left_out)
 
     def _window(self, world: World, begin: float, end: float) -> Window:
@@ -319,101 +249,14 @@ class Comparison:
             known_frauds=int((world.fraud & learns).sum()),
         )
 
-    def _unsupervised(
-        self, read: Events, fraud: Mask, begin: float, end: float
-    ) -> tuple[World, Detector, dict[str, Scored]]:
-        moments = read.frame["time"].to_numpy()
-        scored, train, valid = self._masks(moments, fraud, begin, end)
-        started = time.perf_counter()
-        detector = Detector(self.schema, hidden=self.hidden, epochs=self.epochs, seed=self.seed)
-        detector.fit(read, until=begin, progress=False)
-        fitted = time.perf_counter()
-        sequences = detector.encoder_.transform(read.frame)
-        encoded = time.perf_counter()
-        judged = detector.scorer_.judge(detector.errors(sequences), sequences)
-        surprise = np.nan_to_num(-judged.log_p, nan=0.0)
-        seconds = {
-            "detector": fitted - started,
-            "encode": encoded - fitted,
-            "judge": time.perf_counter() - encoded,
-        }
-        said, delay = np.stack([surprise, judged.evidence], axis=1), self.label_delay_days * DAY
-        field = money_field(self.schema)
-        money = None if field is None else read.frame[f"n:{field}"].cast(pl.Float64).fill_null(math.nan).to_numpy()
-        world = World(read.frame, sequences, fraud, scored, train, valid, delay, said, seconds, money)
-        one = Scored(surprise[scored], seconds["detector"], world.spent(scored, "encode", "judge"))
-        return world, detector, {UNSUPERVISED: one}
-
-    def _rules(self, world: World) -> dict[str, Scored]:
-        money = money_field(self.schema)
-        if money is None:
-            return {}
-        amount = world.frame[f"n:{money}"].fill_null(0.0).to_numpy()
-        began = time.perf_counter()
-        ratio = rule_ratio(world.sequences.sequence, amount, world.time)
-        seconds = time.perf_counter() - began
-        return {
-            "amount": Scored(rule_amount(amount)[world.scored], 0.0, 0.0),
-            "ratio": Scored(ratio[world.scored], 0.0, seconds * float(world.scored.mean())),
-        }
-
-    def _baseline(self, name: str, world: World) -> Scored:
-        """A labelled model of the causal features, each event a row."""
-        sequences, needs = world.sequences, ("encode", "risk")
-        risk = np.nan_to_num(world.risk, nan=NEVER)
-        features = np.nan_to_num(
-            np.concatenate([sequences.numeric, sequences.category, risk], axis=1, dtype=np.float64)
-        )
-        learns = world.train | world.valid
-        began = time.perf_counter()
-        model = BASELINES[name]().fit(features[learns], world.fraud[learns], seed=self.seed)
-        fitted = time.perf_counter()
-        probability = model.predict_proba(features[world.scored])
-        done = time.perf_counter()
-        fit_seconds = fitted - began + world.spent(learns, *needs)
-        return Scored(probability, fit_seconds, done - fitted + world.spent(world.scored, *needs), probability)
-
-    def _head(self, name: str, world: World, detector: Detector) -> Scored:
-        """The recurrent head, from scratch or from the forecaster's memory and with the unsupervised surprise."""
-        pretrained = name == "head_pretrained"
-        needs = ("encode", "risk", "judge") if pretrained else ("encode", "risk")
-        extra = world.risk
-        if pretrained:
-            extra = np.concatenate([extra, world.surprise], axis=1)
-        began = time.perf_counter()
-        model = Classifier(
-            hidden=self.hidden,
-            epochs=self.epochs,
-            seed=self.seed,
-            pretrained=detector.models_[-1] if pretrained else None,
-            freeze=pretrained,
-            refit=True,
-        )
-        encoder = detector.encoder_
-        model.fit(
-            world.sequences,
-            encoder.numeric,
-            encoder.category,
-            world.fraud,
-            train=world.train,
-            valid=world.valid,
-            extra=extra,
-        )
-        fitted = time.perf_counter()
-        probability = model.predict_proba(world.sequences, extra=extra, mask=world.scored)[world.scored]
-        done = time.perf_counter()
-        fit_seconds = fitted - began + world.spent(world.train | world.valid, *needs)
-        fit_seconds += world.seconds["detector"] if pretrained else 0.0
-        return Scored(probability, fit_seconds, done - fitted + world.spent(world.scored, *needs), probability)
-
     def _points(self, world: World, detector: Detector, fold: Fold) -> dict[int, dict[str, Float]]:
         """Scores of a window by the number of known frauds, then by scorer: the label-efficiency curve."""
         found, everything = fold.scorers, fold.window.known_frauds
         learners: dict[str, Callable[[World], Scored]] = {
-            name: partial(self._baseline, name) for name in BASELINES if name in found
+            name: partial(self._scorers.baseline, name) for name in self.baselines if name in found
         }
-        learners |= {name: partial(self._head, name, detector=detector) for name in HEADS}
-        points = {0: {name: found[name].score for name in (*RULES, UNSUPERVISED) if name in found}}
+        learners |= {name: partial(self._scorers.head, name, detector=detector) for name in HEADS}
+        points = {0: {name: found[name].score for name in UNLABELLED if name in found}}
         for frauds in sorted(frauds for frauds in self.known if frauds < everything):
             self.say(f"with {frauds} known frauds")
             few = world.with_known(frauds, self.seed)
@@ -503,56 +346,6 @@ class Comparison:
 def _table(rows: Sequence[Mapping[str, Any]]) -> pl.DataFrame:
     """A table whose measures are numbers even where all of a column are missing."""
     return pl.DataFrame(rows, infer_schema_length=None).with_columns(pl.col(pl.Null).cast(pl.Float64))
-
-
-def fraud_of(read: Events, labels: Any) -> Mask:
-    """Which events are fraud, (N,) in the order of the canonical frame; what nobody knows counts as genuine.
-
-    Parameters
-    ----------
-    read : Events
-        The events.
-    labels : array-like of bool, shape (rows of the input,), or frame
-        A frame has the event id under its name in the schema, and one column of labels.
-    """
-    if isinstance(labels, pl.DataFrame):
-        name = read.schema.event_id
-        rest = [column for column in labels.columns if column != name]
-        if name is None or name not in labels.columns or len(rest) != 1:
-            raise InputError(
-                f"compare: labels need the event id ({name or 'none in the schema'}) and one column of labels, got "
-                f"{', '.join(labels.columns)}"
-            )
-        told = labels.select(event_id=pl.col(name).cast(pl.String), fraud=pl.col(rest[0]).cast(pl.Boolean))
-        twice = told["event_id"].filter(told["event_id"].is_duplicated())
-        if len(twice):
-            raise InputError(f"compare: the labels name the event {twice[0]!r} twice")
-        joined = read.frame.join(told, on="event_id", how="left", maintain_order="left")["fraud"]
-        if joined.null_count() == len(joined):
-            raise InputError(f"compare: no label is of any of these events; is {name!r} the same in both tables?")
-        return joined.fill_null(value=False).to_numpy()
-    array = np.asarray(labels)
-    if array.shape != (read.n_input,):
-        raise InputError(f"compare: {read.n_input:,} rows were read, but the labels have shape {array.shape}")
-    known = np.nan_to_num(array.astype(np.float64)) != 0
-    return np.asarray(known[read.frame["row"].to_numpy()])
-
-
-def read_label_table(path: Any, schema: Schema, column: str) -> pl.DataFrame:
-    """Read a table of labels of its own: the event id of `schema`, and the labels (see `read_labels`) in `column`."""
-    if schema.event_id is None:
-        raise InputError("compare: labels in a table of their own need an event_id in the schema, to join by")
-    only = Schema(time=schema.event_id, label=column)
-    parts, _ = open_parts(path, None)
-    names = []
-    for part in parts:
-        check_columns(only, part.columns, part.name)
-        if column not in part.columns:
-            raise InputError(
-                f"compare: {part.name} has no column of labels {column!r}; columns there are: {', '.join(part.columns)}"
-            )
-        names.append(collect(part, lambda one: one.frame.select(pl.col(schema.event_id or "").cast(pl.String))))
-    return pl.concat(names).with_columns(read_labels(path, only)["label"].alias(column))
 
 
 def write_comparison(compared: Compared, folder: Path, command: str | None = None) -> list[Path]:

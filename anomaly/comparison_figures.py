@@ -38,6 +38,7 @@ Floats = NDArray[np.float64]
 STYLES: Mapping[str, tuple[str, str]] = {  # scorer -> colour and stroke, which are also the classes of a legend's key
     "amount": ("muted", "dotted"),
     "ratio": ("muted", "dashed"),
+    "isolation_forest": ("muted", "solid"),
     "unsupervised": ("alert", "solid"),
     "logistic": ("ink", "dotted"),
     "forest": ("ink", "dashed"),
@@ -49,7 +50,12 @@ _COLOURS = {"muted": MUTED, "alert": ALERT, "ink": INK, "accent": ACCENT}
 _DASHES: Mapping[str, tuple[float | None, ...]] = {"solid": (None, None), "dashed": (5, 3), "dotted": (1.5, 2.5)}
 _ROW = 26  # px of a scorer's row
 _APART = 5  # px between the intervals of two scorers at one place
-_WORDS = {"ratio": "amount / median", "unsupervised": "detector", "head_pretrained": "head, pre-trained"}
+_WORDS = {
+    "ratio": "amount / median",
+    "isolation_forest": "isolation forest",
+    "unsupervised": "detector",
+    "head_pretrained": "head, pre-trained",
+}
 
 
 def words(scorer: str) -> str:

@@ -17,9 +17,8 @@ import polars as pl
 from markupsafe import Markup
 
 from anomaly.alerts import number_text
-from anomaly.comparison import RULES, Compared, Comparison
+from anomaly.comparison import Compared, Comparison
 from anomaly.comparison_figures import STYLES, average_precisions, folds, label_curve, words
-from anomaly.comparison_measures import UNSUPERVISED
 from anomaly.figures import Figure, svg_text
 from anomaly.files import whole_file
 from anomaly.report import _environment, _pairs, _source
@@ -304,7 +303,7 @@ def _curve_table(curve: pl.DataFrame) -> dict[str, Any]:
     """Return the heads (known frauds) and (scorer, cells) of the curve in numbers; a cell is (text, smaller text)."""
     known = curve["known"].unique().sort().to_list()
     found = {(row["known"], row["scorer"]): row for row in curve.iter_rows(named=True)}
-    names = sorted(curve["scorer"].unique(), key=[*RULES, UNSUPERVISED, *STYLES].index)
+    names = sorted(curve["scorer"].unique(), key=list(STYLES).index)
     rows = []
     for name in names:
         cells = [found.get((number, name)) for number in known]

@@ -26,12 +26,12 @@ from anomaly.history import When, as_events, as_seconds, split
 from anomaly.ingest import Events, utc_time
 from anomaly.injections import inject, possible_kinds
 from anomaly.masking import NameMask
+from anomaly.models.abreast import all_errors, fit_all
 from anomaly.models.autoencoder import Autoencoder
 from anomaly.models.base import SequenceModel
 from anomaly.models.forecaster import Forecaster
 from anomaly.models.training import Training
 from anomaly.population import Population
-from anomaly.progress import TrainingBar
 from anomaly.rehearsal import Copies, Reference, choose, recall_by_kind, scales_of
 from anomaly.report import write_report
 from anomaly.schema import Schema
@@ -162,18 +162,9 @@ class Detector:
         self.encoder_ = Encoder(self.schema, lately=self.quarantine_).fit(frame, train)
         sequences = self.encoder_.transform(frame)
         models = self._make_models()
-        for model in models:
-            with TrainingBar(model.name, show=progress) as bar:
-                model.fit(
-                    sequences,
-                    self.encoder_.numeric,
-                    self.encoder_.category,
-                    train=train,
-                    valid=stop,
-                    progress=bar,
-                    checkpoint=None if checkpoint is None else Path(checkpoint) / f"{model.name}.safetensors",
-                    resume=resume,
-                )
+        columns = self.encoder_.numeric, self.encoder_.category
+        folder = None if checkpoint is None else Path(checkpoint)
+        fit_all(models, sequences, columns, (train, stop), show=progress, folder=folder, resume=resume)
         self.models_ = models
         self.population_ = Population(self.encoder_.numeric).fit(sequences.numeric[models[-1].kept(train)])
         self._calibrate(frame, sequences, held)
@@ -442,7 +433,7 @@ class Detector:
 
     def errors(self, sequences: Sequences, mask: Mask | None = None) -> dict[str, NDArray[np.float32]]:
         """-ln of each field's tail probability by model and in the population, (N, K) each; NaN outside `mask`."""
-        found = {model.name: model.errors(sequences, mask) for model in self.models_}
+        found = all_errors(self.models_, sequences, mask)
         everybody = self.population_.errors(sequences.numeric)
         if mask is not None:
             everybody[~mask] = np.nan

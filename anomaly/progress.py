@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from types import TracebackType
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 
 class TrainingBar:
@@ -26,6 +28,7 @@ class TrainingBar:
         self.name = name
         self.show = self.console.is_terminal if show is None else show
         self.bar: Progress | None = None
+        self.task = TaskID(0)
         self._started = time.perf_counter()
         self._done = 0
 
@@ -41,7 +44,7 @@ class TrainingBar:
                 transient=True,
             )
             self.bar.start()
-            self.bar.add_task(f"{self.name} epoch 1", total=None, loss=float("nan"), speed=0.0)
+            self._add_task()
         return self
 
     def __exit__(
@@ -51,13 +54,31 @@ class TrainingBar:
         if self.bar is not None:
             self.bar.stop()
 
+    @classmethod
+    @contextmanager
+    def all(cls, names: Sequence[str], *, show: bool | None = None) -> Iterator[list[TrainingBar]]:
+        """One below the other: progress of several runs that go on at the same time."""
+        bars = [cls(name, show=show) for name in names]
+        with bars[0] as first:
+            for bar in bars[1:]:
+                bar.bar = first.bar
+                bar._add_task()
+            yield bars
+
+    def begin(self) -> None:
+        """Take the time from now on."""
+        self._started = time.perf_counter()
+
+    def _add_task(self) -> None:
+        if self.bar is not None:
+            self.task = self.bar.add_task(f"{self.name} epoch 1", total=None, loss=float("nan"), speed=0.0)
+
     def events(self, done: int, total: int, loss: float) -> None:
         """`done` more events of an epoch of `total` are trained; mean loss so far in the epoch."""
         self._done += done
         if self.bar is not None:
             speed = self._done / (time.perf_counter() - self._started)
-            task = self.bar.tasks[0].id
-            self.bar.update(task, total=total, completed=self._done % (total + 1), loss=loss, speed=speed)
+            self.bar.update(self.task, total=total, completed=self._done % (total + 1), loss=loss, speed=speed)
 
     def epoch(self, epoch: int, epochs: int, train_loss: float, valid_loss: float) -> None:
         """An epoch is over."""
@@ -68,7 +89,7 @@ class TrainingBar:
         self.say(f"{text}, {self._done / seconds:,.0f} events/s")
         self._started, self._done = time.perf_counter(), 0
         if self.bar is not None:
-            self.bar.update(self.bar.tasks[0].id, description=f"{self.name} epoch {epoch + 1}", completed=0)
+            self.bar.update(self.task, description=f"{self.name} epoch {epoch + 1}", completed=0)
 
     def say(self, text: str) -> None:
         """Print a line above the bar, or on standard error where there is no terminal."""

@@ -34,7 +34,7 @@ SCALE_GAPS: Mapping[str, tuple[float, ...]] = {
 """Time scales of the evidence, in typical gaps between two events of an entity."""
 CANDIDATES: Mapping[str, tuple[float, ...]] = {
     "ceiling": (0.0, 1.0, 2.0, 3.0, 4.0, 6.0, 8.0),
-    "evidence": (0.35, 0.7, 1.4),
+    "evidence": (0.25, 0.5, 1.0),
     "population": (0.0, 1.0, 2.0, 3.0, NEVER),
     "autoencoder": (0.0, 0.3, 1.0),
     "other": (0.1, 0.3, 0.6, 1.0),
@@ -111,7 +111,7 @@ def choose(
     """
     copies = replace(copies, errors=Said(copies.errors))
     reference = replace(reference, errors=Said(reference.errors))
-    best, found = start, _found(start, copies, reference, fields)
+    best, found = start, precisions(start, copies, reference, fields)
     trials = [_trial("start", "", _mean(found), 0.0, 0.0, taken=True)]
     settings: list[tuple[str, Sequence[Any]]] = [
         ("scales", [scales_of(gap, span, name) for name in SCALE_GAPS]),
@@ -121,12 +121,12 @@ def choose(
         before = best
         for what, values in settings:
             others = [value for value in values if value != getattr(best, what)]
-            tried = [(value, _found(replace(best, **{what: value}), copies, reference, fields)) for value in others]
-            measured = [(*_gain(other, found), value, other) for value, other in tried]
+            tried = [(value, precisions(replace(best, **{what: value}), copies, reference, fields)) for value in others]
+            measured = [(*gain(other, found), value, other) for value, other in tried]
             if not measured:
                 continue
-            gain, error, value, other = max(measured, key=lambda one: one[0])
-            taken = gain > max(STANDARD_ERRORS * error, LEAST_GAIN)
+            more, error, value, other = max(measured, key=lambda one: one[0])
+            taken = more > caution(error)
             trials += [
                 _trial(what, one[2], float(_mean(one[3])), one[0], one[1], taken=taken and one[2] == value)
                 for one in measured
@@ -169,20 +169,23 @@ def recall_by_kind(caught: Bool, copies: Copies) -> dict[str, dict[str, float]]:
     return result
 
 
-def _found(
+def precisions(
     combination: Combination, copies: Copies, reference: Reference, fields: Mapping[str, Sequence[Column]]
 ) -> Float:
-    """How well each episode's planted events are ranked by `combination`; see `_precisions`."""
+    """How well each episode's planted events are ranked by `combination`, (kinds, episodes of a kind); NaN = none.
+
+    See `_episode_precisions`.
+    """
     scorer = Scorer(fields, combination)
-    usual, past = scorer.learn(reference.errors, reference.sequences, reference.held)
+    usual, _, past = scorer.learn(reference.errors, reference.sequences, reference.held)
     genuine = np.sort(scorer.weigh(past, usual))
     counted = copies.planted | copies.after
     total = np.full(len(counted), np.nan)
     total[counted] = scorer.weigh(scorer.past(copies.errors, copies.sequences), counted)
-    return _precisions(total, genuine, copies)
+    return _episode_precisions(total, genuine, copies)
 
 
-def _precisions(total: Float, genuine: Float, copies: Copies) -> Float:
+def _episode_precisions(total: Float, genuine: Float, copies: Copies) -> Float:
     """Mean precision at the planted events of each episode, (kinds, episodes of a kind); NaN = none.
 
     Precision at a score is the share of fraud among the events that score at least as high; fraud is `PREVALENCE` of
@@ -218,12 +221,17 @@ def _mean(found: Float) -> float:
     return float(np.nanmean(found, axis=1).mean())
 
 
-def _gain(found: Float, before: Float) -> tuple[float, float]:
-    """How much more is found, and the standard error of that, episode by episode."""
+def gain(found: Float, before: Float) -> tuple[float, float]:
+    """How much more is found than before, the mean over the kinds, and its standard error by episode."""
     difference = found - before
     count = np.isfinite(difference).sum(axis=1)
     variance = np.nanvar(difference, axis=1) / np.maximum(count, 1)
     return float(np.nanmean(difference, axis=1).mean()), float(np.sqrt(variance.sum()) / len(found))
+
+
+def caution(standard_error: float) -> float:
+    """What a change must gain to be taken: planted frauds are not the real ones."""
+    return max(STANDARD_ERRORS * standard_error, LEAST_GAIN)
 
 
 def _trial(what: str, value: object, precision: float, gain: float, error: float, *, taken: bool) -> dict[str, Any]:

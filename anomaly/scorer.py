@@ -88,7 +88,7 @@ class Combination:
     other: float = OTHER_WEIGHT
     autoencoder: float = 0.3
     population: float = 3.0
-    evidence: float = 0.7
+    evidence: float = 0.5
     ceiling: float = 4.0
     scales: tuple[float, ...] = ()
 
@@ -225,11 +225,8 @@ class Scorer:
         held : ndarray of bool, shape (N,)
             Events that trained nothing.
         """
-        _, past = self.learn(errors, sequences, held)
-        calibrators, scales = self.calibrators_, self.combination.scales
-        judged = np.where(held, past.fresh, np.nan)
-        around = surroundings(sequences, judged, scales, self.dependence_, itself=False).max(axis=1, initial=0.0)
-        normal = held & (around <= BEYOND_DOUBT)
+        _, normal, past = self.learn(errors, sequences, held)
+        calibrators = self.calibrators_
         for name, columns in self.fields.items():
             for column, values in zip(columns, errors[name][normal].T, strict=True):
                 if np.isfinite(values).any():
@@ -250,19 +247,29 @@ class Scorer:
         calibrated[normal] = weighed[usual]
         return calibrated
 
-    def learn(self, errors: Errors, sequences: Sequences, held: NDArray[np.bool_]) -> tuple[NDArray[np.bool_], Past]:
+    def learn(
+        self, errors: Errors, sequences: Sequences, held: NDArray[np.bool_]
+    ) -> tuple[NDArray[np.bool_], NDArray[np.bool_], Past]:
         """Learn all but the last calibration, enough for `weigh`.
 
-        Parameters are those of `fit`. Returns which held-out events are usual, (N,) bool, and what was found of all.
+        Calibrated on all that was held out, the strangest events of a fraud-ridden slice would pass for its usual tail,
+        and the run that they stand in would count for more than they do. So what is said of an event on its own is
+        calibrated twice: the second time without the runs that the first time told.
+
+        Parameters are those of `fit`. Returns which held-out events are usual and which are normal, (N,) bool each (see
+        `suspects` and `fit`), and what was found of all.
         """
-        statistics = {
-            name: self.combination.own(errors, self.fields, fresh=name == "fresh") for name in ("own", "fresh")
-        }
-        self.calibrators_ = {name: TailCalibrator().fit(values[held]) for name, values in statistics.items()}
-        past = self._past(statistics["own"], everybody(errors), statistics["fresh"], sequences)
-        usual = held & ~suspects(sequences, past.fresh, self.combination.scales, held)
-        self.dependence_ = measure_dependence(past.sums[usual], past.number[usual])
-        return usual, past
+        own, fresh = (self.combination.own(errors, self.fields, fresh=fresh) for fresh in (False, True))
+        rare, scales, normal = everybody(errors), self.combination.scales, held
+        for _ in range(2):
+            self.calibrators_ = {"own": TailCalibrator().fit(own[normal]), "fresh": TailCalibrator().fit(fresh[normal])}
+            past = self._past(own, rare, fresh, sequences)
+            usual = held & ~suspects(sequences, past.fresh, scales, held)
+            self.dependence_ = measure_dependence(past.sums[usual], past.number[usual])
+            judged = np.where(held, past.fresh, np.nan)
+            around = surroundings(sequences, judged, scales, self.dependence_, itself=False).max(axis=1, initial=0.0)
+            normal = held & (around <= BEYOND_DOUBT)
+        return usual, normal, past
 
     def past(self, errors: Errors, sequences: Sequences) -> Past:
         """What `weigh` needs of N events."""

@@ -14,6 +14,7 @@ from functools import partial
 import _peers
 import numpy as np
 import polars as pl
+from _bench_ablation import Planted, planted_alone
 from _bench_work import Data, Done, Found, Piece, Sizes, epochs
 from _handbook_protocol import DELAY, WEEK, counted
 from handbook import CARDS, SCHEMA, SINCE, quality
@@ -127,7 +128,9 @@ def main_peer(sizes: Sizes, data: Data, name: str) -> Found:
 def main_ours(sizes: Sizes, data: Data) -> Found:
     """Our detector on August and September."""
     payments = Payments.read(data, sizes, SINCE)
-    return whole(payments, ours(payments, sizes))
+    detector, scores = ours(payments, sizes)
+    history = payments.events.filter(pl.col("TX_DATETIME").dt.date() < date.fromisoformat(SINCE))
+    return {**whole(payments, scores), "ablation": planted_alone(Planted.by(detector, history, UNLABELLED))}
 
 
 def week_rules(sizes: Sizes, data: Data) -> Found:
@@ -145,7 +148,7 @@ def week_peer(sizes: Sizes, data: Data, name: str) -> Found:
 def week_ours(sizes: Sizes, data: Data) -> Found:
     """Our detector on the autoencoder's week."""
     payments = Payments.read(data, sizes, str(AE_WEEK), AE_WEEK + timedelta(days=WEEK))
-    return {"ae_week": week_quality(payments, ours(payments, sizes), AE_WEEK)}
+    return {"ae_week": week_quality(payments, ours(payments, sizes)[1], AE_WEEK)}
 
 
 # ---- scores (n,) -----------------------------------------------------------------------------------------------------
@@ -176,7 +179,7 @@ def peer(payments: Payments, name: str) -> Floats:
     return score[payments.row]
 
 
-def ours(payments: Payments, sizes: Sizes) -> dict[str, Floats]:
+def ours(payments: Payments, sizes: Sizes) -> tuple[Detector, dict[str, Floats]]:
     """Score by our detector, and by each of its models alone."""
     hidden = sizes.hidden
     detector = Detector(UNLABELLED, hidden=hidden, epochs=epochs(sizes.data_epochs))
@@ -186,7 +189,7 @@ def ours(payments: Payments, sizes: Sizes) -> dict[str, Floats]:
         raise RuntimeError("the scored rows are not those that were asked for")
     found = {name: -np.log10(scores[f"p_{name}"].to_numpy()) for name in ("autoencoder", "forecaster")}
     found["ours"] = scores["surprise"].to_numpy()
-    return {name: np.nan_to_num(score, nan=0.0) for name, score in found.items()}
+    return detector, {name: np.nan_to_num(score, nan=0.0) for name, score in found.items()}
 
 
 # ---- quality ---------------------------------------------------------------------------------------------------------
@@ -241,4 +244,7 @@ def figures(done: Done, sizes: Sizes) -> dict[str, float]:  # noqa: ARG001 - eve
         for scorer, values in found.get("ae_week", {}).items():
             result |= {f"{SECTION}.ae_week.{scorer}.{key}": value for key, value in values.items()}
         result |= {f"{SECTION}.{key}": value for key, value in found.get("facts", {}).items()}
+        for part, values in found.get("ablation", {}).items():
+            name, whole = f"{SECTION}.ablation.{part}.planted", found["ablation"]["whole"]["planted"]
+            result |= {name: values["planted"], f"{name}.difference": values["planted"] - whole}
     return result

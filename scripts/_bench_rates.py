@@ -8,7 +8,7 @@ from functools import partial
 import numpy as np
 import polars as pl
 from _bench_simulator import START, Play, make
-from _bench_work import Done, Found, Piece, Sizes
+from _bench_work import Done, Found, Piece, Sizes, seeds
 from numpy.typing import NDArray
 from scipy import stats
 
@@ -23,36 +23,28 @@ GROUPS = ("all", "first_month", "young", "quiet", "busy", "drift")
 YOUNG = 20  # earlier events of the customer
 RECENT_DAYS = 30
 DRIFT = 1.1  # factor of the scored amounts
-CONFIDENCE = 0.99
+ENDS = (0.005, 0.995)  # of an interval that holds 99 %
 
 
 def pieces(sizes: Sizes) -> list[Piece]:
-    """One fit, and all that is scored with it."""
-    return [Piece(SECTION, "all", partial(rates, sizes))]
+    """Some fits, and all that is scored with each."""
+    return [Piece(SECTION, str(seed), partial(rates, sizes, seed)) for seed in seeds(sizes, sizes.rates_seeds)]
 
 
-def rates(sizes: Sizes) -> Found:
-    """Count events by group and level; customers are scored in chunks, each after their own history."""
-    events, labels = simulate(sizes.rates_customers, sizes.rates_days, str(START), 0.0, sizes.first_seed)
+def rates(sizes: Sizes, seed: int) -> Found:
+    """Count events by group and level."""
+    events, labels = simulate(sizes.rates_customers, sizes.rates_days, str(START), 0.0, seed)
     world = Play.of(events, labels, sizes.rates_fit_days)
     detector = make(sizes).fit(world.events, until=world.since, progress=False)
     later = np.zeros(len(events), dtype=bool)
     later[world.row] = True
-    member = groups(events, later)
-    chunk = events["customer_id"].rank("dense").to_numpy() % sizes.chunks
     counts: dict[str, dict[str, int]] = {group: {"events": 0} for group in GROUPS}
-    for number in range(sizes.chunks):
-        rows = np.flatnonzero(chunk == number)
-        if not later[rows].any():
-            continue
-        some = events[rows]
-        p = detector.score(some, since=world.since)
-        _count(counts, p, {group: mask[rows] for group, mask in member.items()})
-        drifted = some.with_columns(
-            amount=pl.when(pl.Series(later[rows])).then((pl.col("amount") * DRIFT).round(2)).otherwise(pl.col("amount"))
-        )
-        _count(counts, detector.score(drifted, since=world.since), {"drift": later[rows]})
-    return {"counts": counts, "history": int((~later).sum())}
+    _count(counts, detector.score(events, since=world.since), groups(events, later))
+    drifted = events.with_columns(
+        amount=pl.when(pl.Series(later)).then((pl.col("amount") * DRIFT).round(2)).otherwise(pl.col("amount"))
+    )
+    _count(counts, detector.score(drifted, since=world.since), {"drift": later})
+    return {"counts": counts, "history": int((~later).sum()), "held_out": detector.fitted_["held_out"]}
 
 
 def groups(events: pl.DataFrame, later: Bools) -> dict[str, Bools]:
@@ -100,16 +92,39 @@ def _count(counts: dict[str, dict[str, int]], scores: pl.DataFrame, member: Mapp
 
 
 def figures(done: Done, sizes: Sizes) -> dict[str, float]:  # noqa: ARG001 - every section is asked the same
-    """Observed shares, with the interval in which 99 % of them would lie if events were independent."""
-    result: dict[str, float] = {}
-    for found in done.values():
-        result[f"{SECTION}.history"] = found["history"]
-        for group, counted in found["counts"].items():
-            name, n = SECTION if group == "all" else f"{SECTION}.{group}", counted["events"]
-            result[f"{name}.events"] = n
-            for level in LEVELS if n else ():
-                key, share = f"{name}.{level:g}", counted[f"{level:g}"] / n
-                low, high = stats.binom.ppf([(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2], n, level) / n
-                result |= {key: share, f"{key}.low": low, f"{key}.high": high}
-                result[f"{key}.inside"] = int(low <= share <= high)
+    """Observed shares over all fits, each with two intervals in which 99 % of such shares would lie.
+
+    One is binomial: events independent, and the calibration exact. The other knows that a calibration is learned from
+    held-out events: the share that lies beyond the k-th largest of n of them follows a beta distribution (Vovk 2012).
+    """
+    if not done:
+        return {}
+    fits = list(done.values())
+    held = sum(found["held_out"] for found in fits)
+    result: dict[str, float] = {
+        f"{SECTION}.history": sum(found["history"] for found in fits),
+        f"{SECTION}.held_out": held,
+        f"{SECTION}.fits": len(fits),
+    }
+    for group in GROUPS:
+        name, n = _name(group), sum(found["counts"][group]["events"] for found in fits)
+        result[f"{name}.events"] = n
+        for level in LEVELS if n else ():
+            key, counts = f"{name}.{level:g}", [found["counts"][group] for found in fits]
+            share = sum(one[f"{level:g}"] for one in counts) / n
+            result[key] = share
+            result |= _inside(key, share, stats.binom.ppf(ENDS, n, level) / n)
+            made = stats.betabinom.ppf(ENDS, n, level * (held + 1), (1 - level) * (held + 1)) / n
+            result |= _inside(f"{key}.calibrated", share, made)
+            each = [one[f"{level:g}"] / one["events"] for one in counts if one["events"]]
+            result |= {f"{key}.least": min(each), f"{key}.most": max(each)}
     return result
+
+
+def _name(group: str) -> str:
+    return SECTION if group == "all" else f"{SECTION}.{group}"
+
+
+def _inside(key: str, share: float, ends: NDArray[np.float64]) -> dict[str, float]:
+    low, high = (float(end) for end in ends)
+    return {f"{key}.low": low, f"{key}.high": high, f"{key}.inside": int(low <= share <= high)}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import date, timedelta
 from functools import partial
 from typing import Any
@@ -11,17 +11,14 @@ from typing import Any
 import _peers
 import numpy as np
 import polars as pl
+from _bench_ablation import RESCORED, Judged, Planted, ablation, ablation_figures, choice_figures, choices, from_afar
 from _bench_work import Done, Found, Piece, Sizes, epochs, mean_over, seeds, with_interval
 from numpy.typing import NDArray
 
 from anomaly.detector import Detector
 from anomaly.evaluation import average_precision, recall_at_budget, roc_auc
-from anomaly.features import GIVEN
 from anomaly.history import as_seconds
 from anomaly.ingest import read_events
-from anomaly.rehearsal import scales_of
-from anomaly.scorer import NEVER, Combination, Errors, Scorer
-from anomaly.sequences import Sequences
 from anomaly.simulator import SIMULATED_SCHEMA, simulate
 from anomaly.thresholds import FalseDiscoveryRate, case_numbers, count_cases
 
@@ -36,10 +33,9 @@ PEERS = ("isolation_forest", "ecod", "pyod_lstm")
 SCORERS = (*RULES, *PEERS, "plain_forecaster", "plain_autoencoder", "ours", "oracle")
 PLAIN: Mapping[str, Any] = {"quarantine_hours": 0, "drop_share": 0.0, "rehearse": False}
 REFITTED: Mapping[str, Mapping[str, Any]] = {
-    "quarantine": {"quarantine_hours": 0},
     "robust_weights": {"drop_share": 0.0},
+    "quarantine": {"quarantine_hours": 0},
 }
-RESCORED = ("evidence", "population", "autoencoder", "rehearsal", "fields", "given")
 PARTS = (*RESCORED, *REFITTED)
 SHARES = (0.05, 0.1, 0.2)  # of false ones among the alerts
 COOLDOWN_HOURS = 24.0
@@ -138,7 +134,7 @@ def pieces(sizes: Sizes) -> list[Piece]:
     add(few, "plain", plain)
     add(few, "oracle", oracle)
     for part in REFITTED:
-        add(few, part, refitted, part)
+        add(sizes.seeds, part, refitted, part)
     add(min(sizes.lstm_seeds, sizes.seeds), "pyod_lstm", peer, "pyod_lstm", needs="pyod")
     return found
 
@@ -206,21 +202,31 @@ def oracle(sizes: Sizes, seed: int) -> Found:
 def refitted(sizes: Sizes, seed: int, part: str) -> Found:
     """Our detector, fitted without a part."""
     world = play(sizes, seed)
-    scores = fitted_scores(world, make(sizes, **REFITTED[part]))[1]
-    return {"ablation": {part: world.quality(surprise(scores), sizes.per_day)}}
+    detector, scores = fitted_scores(world, make(sizes, **REFITTED[part]))
+    planted = Planted.by(detector, world.history, SIMULATED_SCHEMA).precision(detector.scorer_.combination)
+    return {"ablation": {part: {**world.quality(surprise(scores), sizes.per_day), "planted": planted}}}
 
 
 def ours(sizes: Sizes, seed: int) -> Found:
-    """Our detector with its promises, what it finds without its parts, and on the first seed its rehearsal."""
+    """Our detector with its promises, and what it finds without its parts.
+
+    On the first seeds also what a rehearsal prefers, and on the first one what it foretells.
+    """
     world = play(sizes, seed)
     detector, scores = fitted_scores(world, make(sizes))
+    planted = Planted.by(detector, world.history, SIMULATED_SCHEMA)
+    judged = Judged.by(detector, world.events, world.since)
+    quality = partial(world.quality, per_day=sizes.per_day)
+    whole = {**quality(surprise(scores)), "planted": planted.precision(detector.scorer_.combination)}
     found: Found = {
-        "scorers": {"ours": world.quality(surprise(scores), sizes.per_day)},
+        "scorers": {"ours": whole},
         "fdr": discoveries(detector, world, scores),
         "budget": budget(detector, world, scores, sizes),
+        "ablation": ablation(judged, planted, quality),
     }
     if seed in seeds(sizes, min(sizes.few_seeds, sizes.seeds)):
-        found["ablation"] = ablation(detector, world, sizes)
+        found["choices"] = choices(judged, planted, quality)
+        found["afar"] = from_afar(judged, planted, quality)
     if seed == sizes.first_seed:
         rule = detector.threshold(budget_per_day=float(sizes.per_day))
         rehearsed = detector.rehearsal(world.history, rule, episodes=sizes.episodes)
@@ -292,81 +298,6 @@ def budget(detector: Detector, world: Play, scores: pl.DataFrame, sizes: Sizes) 
     return {"asked": sizes.per_day, "cases_per_day": cases / (sizes.days - sizes.fit_days)}
 
 
-# ---- ablation --------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Judged:
-    """What the models of a fitted detector say of all events: all that another combination needs."""
-
-    detector: Detector
-    sequences: Sequences
-    errors: Errors
-    held: Bools
-    scored: Bools
-
-    @classmethod
-    def by(cls, detector: Detector, events: pl.DataFrame, since: str) -> Judged:
-        """Run the models over all events once."""
-        frame = read_events(events, SIMULATED_SCHEMA).frame
-        sequences = detector.encoder_.transform(frame)
-        begin, end = detector.fitted_["held_out_since"], as_seconds(since)
-        assert end is not None
-        longest = max(scales_of(detector.gap_, sequences.time.max() - begin, "long"), default=0.0)
-        errors = detector.errors(sequences, sequences.time > begin - longest)
-        later = sequences.time >= end
-        return cls(detector, sequences, errors, (sequences.time >= begin) & ~later, later)
-
-    @property
-    def span(self) -> float:
-        """Seconds from the first to the last held-out event."""
-        held = self.sequences.time[self.held]
-        return float(held.max() - held.min())
-
-
-def rescored(judged: Judged, combination: Combination) -> Floats:
-    """Score anew with another combination, calibrated on the same held-out slice; (n,) in the order of the rows.
-
-    Parameters
-    ----------
-    judged : Judged
-        What the models say.
-    combination : Combination
-        What counts how much.
-    """
-    sequences = judged.sequences
-    scorer = Scorer(judged.detector.scorer_.fields, combination)
-    scorer.fit(judged.errors, sequences, judged.held)
-    log_p = scorer.judge(judged.errors, sequences, judged.scored).log_p
-    surprise: Floats = np.nan_to_num(-log_p / np.log(10), nan=0.0)
-    return surprise[np.argsort(sequences.row[judged.scored], kind="stable")]
-
-
-def ablation(detector: Detector, world: Play, sizes: Sizes) -> dict[str, dict[str, float]]:
-    """Quality without each part that needs no new fit."""
-    judged = Judged.by(detector, world.events, world.since)
-    whole = detector.scorer_.combination
-    without = {
-        "evidence": replace(whole, evidence=0.0),
-        "population": replace(whole, population=NEVER),
-        "autoencoder": replace(whole, autoencoder=0.0),
-        "rehearsal": Combination(scales=scales_of(detector.gap_, judged.span)),
-        "fields": replace(whole, other=0.0),
-    }
-    found = {part: world.quality(rescored(judged, one), sizes.per_day) for part, one in without.items()}
-    silent = replace(judged, errors=_without_given(judged))
-    return {**found, "given": world.quality(rescored(silent, whole), sizes.per_day)}
-
-
-def _without_given(judged: Judged) -> dict[str, NDArray[np.float32]]:
-    """The errors, none of them given the categories of the event."""
-    said = {}
-    for name, values in judged.errors.items():
-        given = [column.name.startswith(GIVEN) for column in judged.detector.scorer_.fields[name]]
-        said[name] = np.where(given, np.float32(np.nan), values)
-    return said
-
-
 # ---- figures ---------------------------------------------------------------------------------------------------------
 
 
@@ -382,7 +313,9 @@ def figures(done: Done, sizes: Sizes) -> dict[str, float]:
     mine = [found for name, found in done.items() if name.endswith(".ours")]
     if mine:
         result |= _promises(mine)
-        result |= _ablation(done, by_seed["ours"])
+        result |= ablation_figures(_by_seed(done), by_seed["ours"])
+        chosen = [found for found in mine if "choices" in found]
+        result |= choice_figures([found["choices"] for found in chosen], [found["afar"] for found in chosen])
     for found in mine:
         for kind, values in found.get("rehearsal", {}).items():
             result |= {f"rehearsal.{kind}.{key}": value for key, value in values.items()}
@@ -400,17 +333,8 @@ def _promises(mine: Sequence[Found]) -> dict[str, float]:
     return result | with_interval("budget.mean", [day / asked for day in days])
 
 
-def _ablation(done: Done, whole: Mapping[int, Mapping[str, float]]) -> dict[str, float]:
-    result: dict[str, float] = {}
-    for part in PARTS:
-        each = {
-            int(name.split(".")[0]): found["ablation"][part]
-            for name, found in done.items()
-            if part in found.get("ablation", {})
-        }
-        paired = sorted(set(each) & set(whole))
-        for key in ("ap", "recall.macro") if paired else ():
-            result |= with_interval(f"ablation.{part}.{key}", [each[seed][key] for seed in paired])
-            change = [each[seed][key] - whole[seed][key] for seed in paired]
-            result |= with_interval(f"ablation.{part}.{key}.difference", change)
+def _by_seed(done: Done) -> dict[int, dict[str, dict[str, float]]]:
+    result: dict[int, dict[str, dict[str, float]]] = {}
+    for name, found in done.items():
+        result.setdefault(int(name.split(".")[0]), {}).update(found.get("ablation", {}))
     return result

@@ -54,8 +54,8 @@ class Sizes:
         Per cent of fraud in the history.
     contamination_seeds : int
         Simulations of which each gives all levels.
-    rates_customers, rates_days, rates_fit_days, chunks : int
-        Of the payments without fraud; customers are scored in chunks, which bounds the memory.
+    rates_seeds, rates_customers, rates_days, rates_fit_days : int
+        Of the payments without fraud.
     data_epochs : int
         On the Handbook and the single series; 0 = the detector's own default.
     every : int
@@ -78,10 +78,10 @@ class Sizes:
     episodes: int = 100
     levels: tuple[float, ...] = (0, 0.5, 1, 2, 5)
     contamination_seeds: int = 1
-    rates_customers: int = 4000
+    rates_seeds: int = 4
+    rates_customers: int = 1000
     rates_days: int = 300
     rates_fit_days: int = 60
-    chunks: int = 8
     data_epochs: int = 0
     every: int = 1
     second_fit: bool = True
@@ -105,10 +105,10 @@ TINY = Sizes(
     lstm_epochs=1,
     lstm_events=2000,
     episodes=5,
+    rates_seeds=2,
     rates_customers=60,
     rates_days=75,
     rates_fit_days=50,
-    chunks=2,
     data_epochs=1,
     every=50,
     second_fit=False,

@@ -39,7 +39,7 @@ from _bench_work import FULL, TINY, Data, Folder, Piece, Sizes, code_digest, run
 from _numbers import merge_numbers, read_numbers
 
 PREFIXES = {
-    "simulator": ("simulator.", "fdr.", "budget.", "rehearsal.", "ablation.", "seconds.simulator"),
+    "simulator": ("simulator.", "fdr.", "budget.", "rehearsal.", "ablation.", "choice.", "seconds.simulator"),
     "contamination": ("contamination.", "seconds.contamination"),
     "rates": ("rates.", "seconds.rates"),
     "handbook": ("handbook.", "seconds.handbook"),

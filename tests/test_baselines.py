@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from anomaly.errors import AnomalyError, NotFittedError, PackageError, ParameterError
 from anomaly.evaluation import roc_auc
-from anomaly.models.baselines import BASELINES, Baseline, Boosting, Forest, Logistic
+from anomaly.models.baselines import BASELINES, Baseline, Boosting, Forest, Isolation, Logistic
 
 Floats = NDArray[np.float64]
 
@@ -167,3 +167,24 @@ def test_the_libraries_are_loaded_by_the_fit_alone() -> None:
     )
     answer = subprocess.run([sys.executable, "-c", question], cwd=ROOT, capture_output=True, text=True, check=True)
     assert answer.stdout.splitlines() == ["False False False", "True"]
+
+
+def test_an_isolation_forest_finds_what_lies_apart_without_a_label() -> None:
+    pytest.importorskip("sklearn", reason="sklearn (extra baselines) is not installed")
+    rng = np.random.default_rng(0)
+    features, apart = rng.normal(size=(1000, 3)), np.arange(1000) >= 990
+    features[apart] += 6.0
+    model = Isolation(trees=50).fit(features, seed=1)
+    score = model.score(features)
+    assert score.shape == (1000,) and roc_auc(score, apart) > 0.99
+    np.testing.assert_array_equal(Isolation(trees=50).fit(features, seed=1).score(features), score)
+    np.testing.assert_allclose(model.score(features[:5]), score[:5])
+    assert model.score(features[:0]).shape == (0,)
+    with pytest.raises(ParameterError, match="expected 3 features as in fit, got 2"):
+        model.score(features[:, :2])
+    with pytest.raises(ParameterError, match="expected finite features, got 1 others"):
+        Isolation().fit(np.array([[1.0, np.nan]]))
+    with pytest.raises(ParameterError, match="expected events to learn from, got none"):
+        Isolation().fit(np.zeros((0, 2)))
+    with pytest.raises(NotFittedError, match="not fitted yet"):
+        Isolation().score(features)

@@ -9,6 +9,7 @@ from dataclasses import replace
 from datetime import date
 from pathlib import Path
 
+import _bench_ablation
 import _bench_contamination
 import _bench_handbook
 import _bench_nab
@@ -155,8 +156,8 @@ def test_the_folder_of_pieces_is_outside_the_repository(capsys: pytest.CaptureFi
 def test_the_same_combination_scores_the_same() -> None:
     world = _bench_simulator.play(SIZES, 1)
     detector, scores = _bench_simulator.fitted_scores(world, _bench_simulator.make(SIZES))
-    judged = _bench_simulator.Judged.by(detector, world.events, world.since)
-    found = _bench_simulator.rescored(judged, detector.scorer_.combination)
+    judged = _bench_ablation.Judged.by(detector, world.events, world.since)
+    found = judged.rescored(detector.scorer_.combination)
     assert np.allclose(found, _bench_simulator.surprise(scores), rtol=1e-3, atol=1e-3)
 
 
@@ -178,12 +179,38 @@ def test_the_pooled_share_is_of_all_alerts() -> None:
     assert _bench_simulator.pooled_share([nothing]) == (0, 0, 0)
 
 
-def test_rates_are_told_beside_their_interval() -> None:
-    counts = {"all": {"events": 10_000, "0.01": 130, "0.001": 10, "0.0001": 0}, "young": {"events": 0}}
-    found = _bench_rates.figures({"all": {"counts": counts, "history": 5}}, SIZES)
-    assert found["rates.0.01"] == 0.013 and found["rates.0.01.inside"] == 0
+def test_rates_are_told_beside_their_intervals() -> None:
+    none = {"events": 0}
+    counts = {
+        **dict.fromkeys(_bench_rates.GROUPS, none),
+        "all": {"events": 10_000, "0.01": 130, "0.001": 10, "0.0001": 0},
+    }
+    other = {**counts, "all": {"events": 10_000, "0.01": 170, "0.001": 10, "0.0001": 2}}
+    fits = {
+        "1": {"counts": counts, "history": 5, "held_out": 100},
+        "2": {"counts": other, "history": 5, "held_out": 100},
+    }
+    found = _bench_rates.figures(fits, SIZES)
+    assert found["rates.0.01"] == 0.015 and found["rates.0.01.inside"] == 0
+    assert (found["rates.0.01.least"], found["rates.0.01.most"]) == (0.013, 0.017)
+    assert found["rates.0.01.calibrated.inside"] == 1  # 200 held-out events tell little of 1 in 100
+    assert found["rates.0.01.calibrated.high"] > found["rates.0.01.high"]
     assert found["rates.0.001.inside"] == found["rates.0.0001.inside"] == 1
     assert found["rates.young.events"] == 0 and "rates.young.0.01" not in found
+
+
+def test_preferences_are_held_against_the_truth() -> None:
+    one: dict[str, dict[str, float]] = {
+        "ceiling.1": {"ap": 0.1, "planted": 0.2},
+        "ceiling.2": {"ap": 0, "planted": 0},
+        "other.1": {"ap": -0.1, "planted": -0.1},
+    }
+    found = _bench_ablation.choice_figures(
+        [one, {**one, "ceiling.1": {"ap": 0.3, "planted": 0.2}}], [{"after.ap": 1.0}]
+    )
+    assert found["choice.ceiling.1.ap"] == pytest.approx(0.2)
+    assert found["choice.rank_correlation"] == pytest.approx(1)
+    assert found["choice.afar.after.ap"] == 1
 
 
 def test_known_cards_are_left_out_as_in_the_handbook() -> None:

@@ -213,6 +213,31 @@ def test_a_fit_is_resumed_from_its_checkpoint(chain: Chain, here: Path) -> None:
     assert again["models"] == first["models"]
 
 
+@pytest.mark.usefixtures("here")
+def test_a_pilot_chooses_the_quarantine(chain: Chain, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("anomaly.pilot.EPOCHS", 1)
+    monkeypatch.setattr("anomaly.pilot.HIDDEN", 4)
+    command = (
+        "fit",
+        chain.events,
+        "--schema",
+        chain.schema,
+        "--until",
+        SINCE,
+        "--hidden",
+        "4",
+        "--epochs",
+        "1",
+        "--pilot",
+    )
+    told = run(*command)
+    assert told.exit_code == 0, told.output
+    lines = [line for line in told.stderr.splitlines() if line.startswith("Pilot: quarantine")]
+    assert len(lines) == 3 and sum(line.endswith("taken") for line in lines) == 1
+    refused = run(*command, "--quarantine-hours", "5")
+    assert refused.exit_code == 2 and "no --quarantine-hours" in refused.stderr
+
+
 def test_a_rehearsal_on_the_command_line(chain: Chain) -> None:
     told = done("rehearse", chain.events, "--detector", chain.detector, "--episodes", "5", "--budget-per-day", "5")
     kinds = {one["kind"]: one for one in told["kinds"]}

@@ -6,23 +6,21 @@ import html
 import json
 import shlex
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 from typer.testing import CliRunner
 
 from anomaly.cli import app
-from anomaly.comparison import HEADS, Compared, Comparison, World, fraud_of, read_label_table
+from anomaly.comparison import Compared, Comparison
 from anomaly.comparison_measures import METRICS, UNSUPERVISED
+from anomaly.comparison_scorers import HEADS, UNLABELLED
 from anomaly.errors import InputError, ParameterError
 from anomaly.evaluation import average_precision, roc_auc, rule_amount
 from anomaly.history import as_seconds
-from anomaly.ingest import read_events
 from anomaly.simulator import SIMULATED_SCHEMA, simulate
 
 SINCE = "2024-02-20"
@@ -49,6 +47,7 @@ def test_every_scorer_is_measured_on_the_same_events(
     assert compared.facts["scored"] == later.sum() and compared.facts["scored_frauds"] == truth.sum()
     rows = {row["scorer"]: row for row in compared.table.iter_rows(named=True)}
     assert set(rows) >= {"amount", "ratio", UNSUPERVISED, *HEADS}
+    assert not any(row["labels"] for name, row in rows.items() if name in UNLABELLED)
     amount = rule_amount(events["amount"].to_numpy()[later])
     assert rows["amount"]["average_precision"] == pytest.approx(average_precision(amount, truth))
     assert rows["amount"]["auc"] == pytest.approx(roc_auc(amount, truth))
@@ -64,7 +63,7 @@ def test_every_scorer_is_measured_on_the_same_events(
 def test_the_curve_goes_from_no_label_to_all(compared: Compared) -> None:
     known = compared.curve["known"].unique().sort().to_list()
     assert known == [0, 10, compared.facts["known_frauds"]]  # ten thousand were never known
-    assert compared.curve.filter(known=0)["scorer"].to_list() == ["amount", "ratio", UNSUPERVISED]
+    assert compared.curve.filter(known=0)["scorer"].to_list() == list(UNLABELLED)
     for scorer in HEADS:
         last = compared.curve.filter(scorer=scorer, known=known[-1])["ap"].item()
         assert last == pytest.approx(compared.table.filter(scorer=scorer)["average_precision"].item())
@@ -73,7 +72,7 @@ def test_the_curve_goes_from_no_label_to_all(compared: Compared) -> None:
 def test_each_fold_is_scored_by_what_was_known_before_it(world: tuple[pl.DataFrame, pl.DataFrame]) -> None:
     """The last of two windows gives the figures of a comparison that begins there; means are over the two."""
     events, labels = world
-    options = {**SMALL, "hidden": 4, "epochs": 1, "known": ()}
+    options = {**SMALL, "hidden": 4, "epochs": 1, "known": (), "baselines": ("logistic",)}
     found = Comparison(schema=SIMULATED_SCHEMA, since=SINCE, folds=2, **options).run(events, labels["fraud"])
     windows = found.facts["windows"]
     assert [one["begin"] for one in windows[1:]] == [one["end"] for one in windows[:-1]]
@@ -95,6 +94,8 @@ def test_folds_without_fraud_and_no_fold_are_refused(world: tuple[pl.DataFrame, 
     events, labels = world
     with pytest.raises(ParameterError, match="folds must be at least 1, got 0"):
         Comparison(schema=SIMULATED_SCHEMA, folds=0).run(events, labels["fraud"])
+    with pytest.raises(ParameterError, match="baselines are logistic, forest, xgboost, got oracle"):
+        Comparison(schema=SIMULATED_SCHEMA, baselines=("oracle", "forest")).run(events, labels["fraud"])
     with pytest.raises(InputError, match=r"scored events hold 0 frauds.*fewer folds"):
         Comparison(schema=SIMULATED_SCHEMA, since=SINCE, folds=400).run(events, labels["fraud"])
 
@@ -104,65 +105,6 @@ def test_times_hold_all_that_a_scorer_needs(compared: Compared) -> None:
     score = dict(compared.table["scorer", "score_seconds"].iter_rows())
     assert fit["head_pretrained"] > fit[UNSUPERVISED] > 0 == fit["amount"] == fit["ratio"]  # it starts from its memory
     assert all(score[name] > 0 for name in (UNSUPERVISED, *HEADS))
-
-
-def shuffled(fraud: np.ndarray[Any, Any], mask: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    changed = fraud.copy()
-    changed[mask] = np.random.default_rng(0).permutation(fraud[mask])
-    return changed
-
-
-def test_labels_that_are_not_yet_known_change_no_score(world: tuple[pl.DataFrame, pl.DataFrame]) -> None:
-    """Those younger than the delay when scoring begins train nothing, and no event knows labels younger than that."""
-    events, labels = world
-    fraud = labels["fraud"].to_numpy()
-    time = events["time"].dt.epoch("s").to_numpy().astype(np.float64)
-    since = as_seconds(SINCE) or 0.0
-    unknown = (time >= since - 6 * 86_400) & (time < since)  # to all events of the first scored day
-    assert fraud[unknown].any()
-    found = []
-    for told in (fraud, shuffled(fraud, unknown)):
-        comparison = Comparison(schema=SIMULATED_SCHEMA, since=SINCE, **{**SMALL, "label_delay_days": 7.0})
-        made, detector, _ = comparison._unsupervised(
-            read_events(events, SIMULATED_SCHEMA), fraud_of(read_events(events, SIMULATED_SCHEMA), told), since, np.inf
-        )
-        found.append((made, comparison._head("head", made, detector).score))
-    (one, first), (other, second) = found
-    learned = one.train | one.valid
-    assert (one.time[learned] < since - 7 * 86_400).all()
-    np.testing.assert_array_equal(learned, other.train | other.valid)
-    early = one.time[one.scored] < since + 86_400
-    assert early.any()
-    np.testing.assert_array_equal(first[early], second[early])
-
-
-def test_with_few_known_frauds_the_rest_is_taken_for_genuine(
-    world: tuple[pl.DataFrame, pl.DataFrame],
-) -> None:
-    events, labels = world
-    read = read_events(events, SIMULATED_SCHEMA)
-    made, _, _ = Comparison(schema=SIMULATED_SCHEMA, since=SINCE, **SMALL)._unsupervised(
-        read, fraud_of(read, labels["fraud"]), as_seconds(SINCE) or 0.0, np.inf
-    )
-    few = made.with_known(10, seed=0)
-    assert few.fraud.sum() == 10
-    assert not (few.fraud & ~made.fraud).any()
-    assert (few.fraud & few.train).any() and (few.fraud & few.valid).any()
-    np.testing.assert_array_equal(few.train, made.train)
-    assert isinstance(few, World) and replace(few, fraud=made.fraud).fraud is made.fraud
-
-
-def test_labels_come_by_row_or_by_event_id(world: tuple[pl.DataFrame, pl.DataFrame], tmp_path: Path) -> None:
-    events, labels = world
-    read = read_events(events, SIMULATED_SCHEMA)
-    truth = labels["fraud"].to_numpy()[read.frame["row"].to_numpy()]
-    np.testing.assert_array_equal(fraud_of(read, labels["fraud"]), truth)
-    mixed = labels.sample(fraction=1.0, shuffle=True, seed=1).filter(
-        pl.col("fraud") | (pl.int_range(pl.len()) % 2 == 0)
-    )
-    mixed.with_columns(pl.col("fraud").cast(pl.Int8)).write_csv(tmp_path / "labels.csv")
-    told = read_label_table(tmp_path / "labels.csv", SIMULATED_SCHEMA, "fraud")
-    np.testing.assert_array_equal(fraud_of(read, told), truth)
 
 
 @pytest.mark.parametrize(
@@ -187,11 +129,6 @@ def test_a_label_that_is_known_at_once_is_refused(world: tuple[pl.DataFrame, pl.
     events, labels = world
     with pytest.raises(ParameterError, match="label_delay_days must be above 0, got 0"):
         Comparison(schema=SIMULATED_SCHEMA, label_delay_days=0).run(events, labels["fraud"])
-
-
-def test_a_table_without_the_labels_is_refused(world: tuple[pl.DataFrame, pl.DataFrame]) -> None:
-    with pytest.raises(InputError, match="no column of labels 'nope'; columns there are: event_id, fraud, kind"):
-        read_label_table(world[1], SIMULATED_SCHEMA, "nope")
 
 
 def test_the_verb_writes_what_it_found(world: tuple[pl.DataFrame, pl.DataFrame], tmp_path: Path) -> None:

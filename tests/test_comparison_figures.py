@@ -7,9 +7,8 @@ import re
 import numpy as np
 import pytest
 
-from anomaly.comparison import HEADS, RULES
 from anomaly.comparison_figures import STYLES, average_precisions, folds, label_curve, words
-from anomaly.comparison_measures import UNSUPERVISED
+from anomaly.comparison_scorers import HEADS, UNLABELLED
 from anomaly.figures import svg_text
 from anomaly.models.baselines import BASELINES
 
@@ -19,7 +18,7 @@ def texts(svg: str) -> list[str]:
 
 
 def test_every_scorer_has_a_style_of_its_own() -> None:
-    assert set(STYLES) == {*RULES, UNSUPERVISED, *BASELINES, *HEADS}
+    assert set(STYLES) == {*UNLABELLED, *BASELINES, *HEADS}
     assert len(set(STYLES.values())) == len(STYLES)
 
 

@@ -20,7 +20,18 @@ from anomaly.comparison_page import PAGE, render_comparison, write_comparison_pa
 from anomaly.schema import NumericField, Schema
 from anomaly.terminal import comparison_table
 
-NAMES = ("amount", "ratio", "unsupervised", "logistic", "forest", "xgboost", "head", "head_pretrained")
+NAMES = (
+    "amount",
+    "ratio",
+    "isolation_forest",
+    "unsupervised",
+    "logistic",
+    "forest",
+    "xgboost",
+    "head",
+    "head_pretrained",
+)
+WITHOUT = 4  # of them need no label
 HOSTILE = {
     "markup": "</bdi></dd></td></table><script>alert(1)</script><img src=x onerror=alert(2)>",
     "quotes": '" onmouseover="alert(3)\' autofocus',
@@ -49,7 +60,7 @@ def fold(number: int, seed: int = 0) -> Fold:
     scorers = {}
     for rank, name in enumerate(NAMES):
         score = 1 / (1 + np.exp(-(rng.normal(size=n) + 0.5 * rank * fraud - 2)))
-        scorers[name] = Scored(score, float(rank), 0.1, score if rank > 2 else None)
+        scorers[name] = Scored(score, float(rank), 0.1, score if rank >= WITHOUT else None)
     return Fold(window, scorers, {} if number else {"tabnet": "it needs a package"})
 
 
@@ -58,10 +69,10 @@ def compared(folds: int = 1, **changes: Any) -> Compared:
     made = [fold(number) for number in range(folds)]
     last = made[-1].scorers
     rng = np.random.default_rng(1)
-    points = {0: {name: last[name].score for name in NAMES[:3]}}
+    points = {0: {name: last[name].score for name in NAMES[:WITHOUT]}}
     for known, noise in ((10, 0.5), (30, 0.3), (100, 0.1)):
-        points[known] = {name: last[name].score + noise * rng.random(600) for name in NAMES[3:]}
-    points[400] = {name: last[name].score for name in NAMES[3:]}
+        points[known] = {name: last[name].score + noise * rng.random(600) for name in NAMES[WITHOUT:]}
+    points[400] = {name: last[name].score for name in NAMES[WITHOUT:]}
     found = Comparison(schema=schema(), folds=folds, repeats=40, budget_per_day=5)._measured(made, points)
     return Compared(**{**vars(found), **changes})
 
@@ -104,8 +115,8 @@ def test_the_best_of_a_line_is_bold_and_no_delay_is() -> None:
 def test_without_money_nothing_is_said_of_it() -> None:
     made = fold(0)
     poor = replace(made, window=replace(made.window, amount=np.zeros(600)))
-    points = {0: {name: poor.scorers[name].score for name in NAMES[:3]}}
-    points[400] = {name: poor.scorers[name].score for name in NAMES[3:]}
+    points = {0: {name: poor.scorers[name].score for name in NAMES[:WITHOUT]}}
+    points[400] = {name: poor.scorers[name].score for name in NAMES[WITHOUT:]}
     found = Comparison(schema=schema(), repeats=20, budget_per_day=5)._measured([poor], points)
     assert "money" not in found.sentence
     assert "Money stopped" not in render_comparison(found) and "Frauds in a row" in render_comparison(found)

@@ -14,6 +14,7 @@ import pytest
 from _environment import ROOT
 from _handbook_detector import Ours
 from _handbook_protocol import DAY, EPOCH, FEATURES, MEASURES, TRAINED_FROM, Payments, Split
+from _published import PUBLISHED
 
 from anomaly.evaluation import average_precision, card_precision_at_k, roc_auc
 
@@ -211,12 +212,21 @@ def test_from_the_file_to_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 def test_the_verdict_counts_what_is_near() -> None:
     figures = {
         f"handbook.{name}.{measure}": value
-        for name, values in handbook_compare.PUBLISHED.items()
+        for name, values in PUBLISHED.items()
         for measure, value in zip(MEASURES, values, strict=True)
     }
     assert handbook_compare.verdict(figures) == "9 of 9 are within 0.01 of it."
     figures["handbook.forest.ap"] -= 0.02
     assert handbook_compare.verdict(figures) == "8 of 9 are within 0.01 of it; farther off: forest ap (-0.020)."
+
+
+def test_what_is_found_without_labels_stands_beside_what_they_bring() -> None:
+    keys = ("ap", "s3.ap", "s3.auc")
+    figures = {f"long.customer.{key}": 0.5 for key in keys}
+    assert handbook_compare.without_labels(figures) == ""
+    figures |= {f"long.unsupervised.{key}": 0.25 for key in keys}
+    told = handbook_compare.without_labels(figures)
+    assert "an AP of 0.500 (S3: AP 0.500, AUC 0.500); the detector comes to 0.250 (S3: 0.250, 0.250)" in told
 
 
 @NEEDS_HANDBOOK

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from anomaly.features import FARTHEST, MISSING, Column
 from anomaly.models.batches import Events
-from anomaly.models.heads import COMPONENTS, Asked, FieldSet, Prediction, StagedHeads
+from anomaly.models.heads import Asked, FieldSet, Prediction, StagedHeads
+from anomaly.models.kernels import COMPONENTS
 from anomaly.models.likelihood import SMALLEST_SCALE
 
 AMOUNT = Column(name="amount", kind="number", tail="upper", unit=1.0)
@@ -81,7 +82,7 @@ def test_a_number_that_a_category_may_explain_is_judged_twice() -> None:
     assert set(names) == {*NAMES, *twice}
     numeric, memory = torch.ones(1, len(layout)), torch.ones(1, 3)
     bought_a, bought_b = (events_of(numeric, torch.tensor([[shop, 2]])) for shop in (2, 3))
-    errors = [heads(memory, events).judge(bought_a, loss=False)[0] for events in (bought_a, bought_b)]
+    errors = [heads(memory, events).errors(bought_a)[0] for events in (bought_a, bought_b)]
     assert {name for name, one, other in zip(names, *errors, strict=True) if one != other} == twice
     plain = StagedHeads(layout, (FLAG,), memory=3, statistics=1, width=8)
     assert not any(column.name.startswith("given:") for column in plain.fields.columns)

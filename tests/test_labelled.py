@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 from conftest import History
@@ -10,7 +12,7 @@ from anomaly.models.base import averaged
 from anomaly.models.batches import Events, Table
 from anomaly.models.labelled import LabelledNetwork, Sizes, all_outputs, keep_long
 
-SIZES = Sizes(backbone="lstm", hidden=6, reach=0, width=8, members=3, dropout=0.2, outputs=2, extra=1)
+SIZES = Sizes(backbone="lstm", hidden=6, reach=0, width=8, members=3, dropout=0.2, outputs=2, extra=1, prior=False)
 
 
 def made(history: History) -> tuple[LabelledNetwork, Table, torch.Tensor]:
@@ -69,3 +71,17 @@ def test_gates_start_with_memories_up_to_the_reach(history: History) -> None:
     assert ((kept >= 0) & (kept <= np.log(199))).all()
     assert gates["bias_hh_l0"].abs().sum() == 0
     torch.testing.assert_close(gates["weight_ih_l0"], before * 4)
+
+
+def test_a_prior_is_a_line_to_which_the_head_adds_nothing_at_first(history: History) -> None:
+    torch.manual_seed(0)
+    network = LabelledNetwork(history.numeric, history.category, replace(SIZES, outputs=1, prior=True)).eval()
+    _, table, extra = made(history)
+    at, memory = torch.arange(9), torch.randn(9, 6)
+    prior = torch.randn(len(extra), 1)
+    events, known = Events.pick(table, at), torch.cat([extra, prior], dim=1)[at]
+    network.draw_line(2.0, -1.0)
+    with torch.no_grad():
+        network.head.bias.fill_(0.5)
+    torch.testing.assert_close(network.outputs(memory, events, known), 2.0 * prior[at] - 1.0 + 0.5)
+    assert network.numbers(events, known).shape == made(history)[0].numbers(events, extra[at]).shape

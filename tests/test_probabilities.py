@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from anomaly.models.probabilities import Calibration, Temperature, isotonic, platt
+from anomaly.models.probabilities import Calibration, Temperature, isotonic, platt, prior_line
 
 
 @pytest.mark.parametrize("kind", ["platt", "isotonic"])
@@ -62,3 +62,13 @@ def test_a_temperature_finds_the_slope_that_made_the_labels() -> None:
     chance = Temperature(0.5)(np.vstack([logits, np.full(4, np.nan)]))
     np.testing.assert_allclose(chance[:-1].sum(axis=1), 1.0)
     assert np.isnan(chance[-1]).all()
+
+
+def test_a_prior_becomes_log_odds_beside_those_of_any_event() -> None:
+    draw = np.random.default_rng(0)
+    score = draw.normal(size=40_000)
+    fraud = draw.random(len(score)) < 1 / (1 + np.exp(4.0 - 0.7 * score))
+    slope, shift = prior_line(score, fraud)
+    assert slope == pytest.approx(0.7, abs=0.05)
+    assert shift + np.log(fraud.mean() / (1 - fraud.mean())) == pytest.approx(-4.0, abs=0.1)
+    assert prior_line(-score, fraud)[0] > 0  # a ranking is never turned round

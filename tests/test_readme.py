@@ -68,6 +68,22 @@ def test_the_bench_has_its_block(tmp_path: Path) -> None:
     assert "Made by `python3 scripts/x.py` on 2 cores of Some CPU, ? GiB" in text
 
 
+def test_what_labels_add_has_its_block() -> None:
+    models = ("logistic", "forest", "xgboost", "xgboost_views", "head")
+    figures = {f"handbook.{name}.{key}": 0.7 for name in models for key in ("auc", "ap", "cp100")}
+    figures |= {f"long.{name}.ap": 0.25 for name in (*models[2:], "unsupervised")}
+    figures |= {f"{part}.30.pretrained.ap": 0.5 for part in ("labels", "labels.handbook")}
+    figures |= {"labels.handbook.customers": 1000, "labels.0.unsupervised.ap": 0.4}
+    told = readme.compare(figures)
+    assert "0 of 9\nfigures of our baselines are within 0.01 of the published ones" in told
+    assert "an average precision of 0.700 (0.687), an AUC of 0.700 (0.876)" in told
+    assert "features 0.250 and told the same 0.250; without a label" in told and "of 1,000 customers" in told
+    assert "| simulated: unsupervised | 0.400 |  |" in told
+    assert "| Handbook: pretrained |  |  | 0.500 |" in told
+    figures.pop("long.xgboost_views.ap")
+    assert "features 0.250; without a label" in readme.compare(figures)
+
+
 def test_explanations_drift_and_the_report_have_their_blocks() -> None:
     figures = {
         f"explain.{name}.{kind}": 0.75 for name in ("top_reason", "amount_rule") for kind in ("all", "slow_drip")

@@ -47,7 +47,7 @@ def copies(strange: dict[str, list[float]], episodes: int = 30, kinds: tuple[str
 
 
 def found(combination: Combination, planted: Copies) -> float:
-    return float(np.nanmean(vars(rehearsal)["_found"](combination, planted, reference(), FIELDS)))
+    return float(np.nanmean(rehearsal.precisions(combination, planted, reference(), FIELDS)))
 
 
 # ---- what is measured ------------------------------------------------------------------------------------------------
@@ -61,7 +61,7 @@ def test_precision_counts_the_frauds_and_the_bystanders_above() -> None:
     after = np.array([False, True, True, True])
     one = Copies(errors, sequences, flags, after, np.zeros(4, dtype=np.int16), np.zeros(4, dtype=np.int64), ("one",))
     genuine = np.sort(np.concatenate([np.zeros(990), np.full(10, 2.0)]))
-    precisions = vars(rehearsal)["_precisions"](np.array([9.0, 3.0, 1.0, 5.0]), genuine, one)
+    precisions = vars(rehearsal)["_episode_precisions"](np.array([9.0, 3.0, 1.0, 5.0]), genuine, one)
     weight = rehearsal.PREVALENCE / 2
     first, second = weight / (weight + weight), 2 * weight / (2 * weight + 0.01 + weight)
     assert precisions.tolist() == [[pytest.approx((first + second) / 2)]]

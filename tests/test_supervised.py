@@ -13,6 +13,7 @@ from conftest import History
 from numpy.typing import NDArray
 
 from anomaly.errors import InputError, ParameterError
+from anomaly.evaluation import average_precision
 from anomaly.features import Column
 from anomaly.models.backbones import CAUSAL
 from anomaly.models.classifier import Classifier, Regressor
@@ -340,3 +341,62 @@ def test_balanced_classes_weigh_alike_and_focus_leaves_out_what_is_known() -> No
     focal = Multiclass.of(label, 3, 2.0, balanced=False).losses(sure, target)
     assert focal[0] / plain[0] < 1e-4
     assert focal[1] / plain[1] == pytest.approx((2 / 3) ** 2)
+
+
+# --- a score that was there before any label -------------------------------------------------------------------------
+
+
+def with_prior(history: History, prior: Any, **more: Any) -> Classifier:
+    fraud = np.nan_to_num(history.sequences.numeric[:, 0]) > 0.7
+    return Classifier(**(SMALL | more)).fit(
+        history.sequences,
+        history.numeric,
+        history.category,
+        fraud,
+        train=history.train,
+        valid=history.valid,
+        prior=prior,
+    )
+
+
+def test_a_head_with_a_prior_starts_from_it_and_learns_what_to_add(history: History) -> None:
+    draw, sequences = np.random.default_rng(5), history.sequences
+    fraud = np.nan_to_num(sequences.numeric[:, 0]) > 0.7
+    prior = draw.normal(size=len(sequences)) + 2.0 * fraud
+    hardly = with_prior(history, prior, learning_rate=1e-9, epochs=1)
+    assert hardly.network_ is not None
+    slope, shift = hardly.network_.get_buffer("line").tolist()
+    said = hardly.decision_function(sequences, prior=prior)
+    frauds = int(fraud[history.train].sum())
+    base = np.log(frauds / (history.train.sum() - frauds))
+    np.testing.assert_allclose(said, slope * prior + shift + base, atol=1e-4)
+    assert slope > 0.5
+    model = with_prior(history, prior)
+    chance = model.predict_proba(sequences, prior=prior)
+    held, truth = history.valid, fraud[history.valid]
+    assert average_precision(chance[held], truth) > average_precision(prior[held], truth) + 0.05
+    arrays = safetensors.torch.load(safetensors.torch.save(model.arrays()))
+    again = Classifier(**SMALL).restore(history.numeric, history.category, arrays)
+    np.testing.assert_array_equal(again.predict_proba(sequences, prior=prior), chance)
+
+
+def test_a_prior_that_does_not_fit_is_refused(history: History) -> None:
+    number = len(history.sequences)
+    model = with_prior(history, np.zeros(number), epochs=1)
+    with pytest.raises(InputError, match="the fit was given a prior; give one to both or to neither"):
+        model.predict_proba(history.sequences)
+    with pytest.raises(InputError, match="the fit was given no prior"):
+        with_prior(history, None, epochs=1).predict_proba(history.sequences, prior=np.zeros(number))
+    for spoilt in (np.zeros(3), np.full(number, np.nan)):
+        with pytest.raises(InputError, match=rf"prior must be {number} finite numbers, one for each event"):
+            with_prior(history, spoilt)
+    with pytest.raises(ParameterError, match="a prior is a score of fraud, for a Classifier of two classes"):
+        Regressor(**SMALL).fit(
+            history.sequences,
+            history.numeric,
+            history.category,
+            np.zeros(number),
+            train=history.train,
+            valid=history.valid,
+            prior=np.zeros(number),
+        )

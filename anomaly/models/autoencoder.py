@@ -10,17 +10,53 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as fn
 
 from anomaly.features import Column
+from anomaly.models import kernels
 from anomaly.models.base import SequenceModel, statistics_width
 from anomaly.models.batches import Events, Table
 from anomaly.models.cells import Memory
 from anomaly.models.heads import Asked, FieldSet, spread_locations
 from anomaly.models.training import Network
+
+
+class LstmStep(torch.autograd.Function):
+    """One step of an LSTM from its gates, on the processor."""
+
+    @staticmethod
+    def forward(ctx: Any, gates: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:
+        """(n, 4 H) and (n, H), or (0, H) = nothing yet -> output and cell, (n, H) each."""
+        output, new = (gates.new_empty(len(gates), cell.shape[1]) for _ in range(2))
+        kernels.lstm_step(gates.numpy(), cell.numpy(), output.numpy(), new.numpy())
+        ctx.save_for_backward(gates, cell, new)
+        return output, new
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, by_output: Tensor, by_new: Tensor) -> tuple[Tensor, Tensor]:
+        """Derivatives by the gates and the cell."""
+        gates, cell, _ = ctx.saved_tensors
+        by_gates, by_cell = torch.empty_like(gates), torch.empty_like(cell)
+        by = by_output.contiguous().numpy(), by_new.contiguous().numpy()
+        kernels.lstm_step_back(*(one.numpy() for one in ctx.saved_tensors), *by, by_gates.numpy(), by_cell.numpy())
+        return by_gates, by_cell
+
+
+def lstm_step(gates: Tensor, cell: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Output and cell after a step from gates (n, 4 H) and the cell before it, if there is one; (n, H) each."""
+    if gates.device.type == "cpu":
+        nothing = gates.new_empty(0, gates.shape[1] // 4)
+        made: tuple[Tensor, Tensor] = LstmStep.apply(gates, nothing if cell is None else cell)  # type: ignore[no-untyped-call]
+        return made
+    enter, keep, new, out = gates.chunk(4, dim=1)
+    entered = torch.sigmoid(enter) * torch.tanh(new)
+    cell = entered if cell is None else entered + torch.sigmoid(keep) * cell
+    return torch.sigmoid(out) * torch.tanh(cell), cell
 
 
 class AutoencoderNetwork(Network):
@@ -52,7 +88,7 @@ class AutoencoderNetwork(Network):
         code = fn.silu(self.encoder(torch.cat([memory, embedded, events.statistics], dim=1)))
         code = torch.tanh(self.bottleneck(code))
         if self.training and self.noise:
-            code = code + self.noise * torch.randn_like(code)
+            code = code + self.noise * torch.randn(code.shape, generator=self.draw, device=code.device)
         return code
 
     def decode(self, code: Tensor, memory: Tensor, events: Events, steps: int) -> list[Asked]:
@@ -64,10 +100,7 @@ class AutoencoderNetwork(Network):
         found: list[Asked] = []
         gates, cell = projected, None
         for _ in range(steps):
-            enter, keep, new, out = gates.chunk(4, dim=1)
-            entered = torch.sigmoid(enter) * torch.tanh(new)
-            cell = entered if cell is None else entered + torch.sigmoid(keep) * cell
-            output = torch.sigmoid(out) * torch.tanh(cell)
+            output, cell = lstm_step(gates, cell)
             found.append(Asked(self.fields, [(output, self.numbers, self.categories)]))
             gates = projected if len(found) == steps else projected + fn.linear(output, by_output)
         return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -20,6 +21,8 @@ from anomaly.models.batches import Table
 from anomaly.models.heads import FieldSet, Prediction
 from anomaly.models.training import Mask, Network, Progress, Run, Trainer, Training, autocast, choose_device, scan
 from anomaly.sequences import Sequences
+
+_PREPARING = threading.Lock()  # weights are drawn from torch's one generator
 
 
 @dataclass(kw_only=True)
@@ -67,8 +70,9 @@ class SequenceModel:
 
     def prepare(self, numeric: Sequence[Column], category: Sequence[Column]) -> None:
         """Make the untrained network for these columns."""
+        self._check()
         self.numeric_, self.category_ = tuple(numeric), tuple(category)
-        with torch.random.fork_rng():
+        with _PREPARING, torch.random.fork_rng():
             torch.manual_seed(self.seed)
             self.network_ = self._make(numeric, category).to(choose_device(self.device))
 
@@ -83,14 +87,17 @@ class SequenceModel:
         progress: Progress | None = None,
         checkpoint: Path | None = None,
         resume: bool = False,
+        table: Table | None = None,
     ) -> SequenceModel:
-        """Train on the events of `train`, stop on those of `valid` (both (N,) bool); returns self."""
-        self._check()
+        """Train on the events of `train`, stop on those of `valid` (both (N,) bool); returns self.
+
+        `table` is that of another model for the same sequences, columns and quarantine, if there is one.
+        """
         self.prepare(numeric, category)
         trainer = Trainer(
             self._network(),
             sequences,
-            self.table(sequences),
+            self.table(sequences) if table is None else table,
             train=train,
             valid=valid,
             training=self.training,
@@ -123,18 +130,18 @@ class SequenceModel:
         return Table.of(sequences, self.quarantine, averaged(self.numeric_), device)
 
     @torch.inference_mode()
-    def errors(self, sequences: Sequences, mask: Mask | None = None) -> NDArray[np.float32]:
+    def errors(self, sequences: Sequences, mask: Mask | None = None, table: Table | None = None) -> NDArray[np.float32]:
         """-ln of the tail probability of each field of each event, shape (N, K).
 
         Higher = stranger, >= 0; NaN = no statement (a missing field, or an event outside `mask`).
-        One pass: N events cost N recurrent steps.
+        One pass: N events cost N recurrent steps. `table` as in `fit`.
         """
         network = self._network()
-        table = self.table(sequences)
+        table = self.table(sequences) if table is None else table
         result = np.full((len(sequences), len(self.fields)), np.nan, dtype=np.float32)
         for events, memory, index in scan(network, table, sequences, mask):
             with autocast(memory.device):
-                errors = network.ask(memory, events).judge(events, loss=False)
+                errors = network.ask(memory, events).errors(events)
             result[index.cpu().numpy()] = errors.cpu().numpy()
         return result
 

@@ -1,8 +1,8 @@
-"""Supervised baselines: what labels would add, by three classifiers of single events on hand-made features.
+"""Baselines that look at single events, with hand-made features: three learn from labels, one does without.
 
 Logistic regression, random forest and gradient boosting, the three that the Fraud Detection Handbook (Le Borgne et al.
-2021) compares, behind one protocol. They learn from labels, so nothing of the unsupervised path uses them. They come
-with the extra ``baselines``; this module can be imported without it.
+2021) compares, behind one protocol. They learn from labels, so nothing of the unsupervised path uses them. Beside them
+an isolation forest, which reads none. All come with the extra ``baselines``; this module can be imported without it.
 
 Letters used in shapes: n events, K features.
 """
@@ -214,6 +214,57 @@ class Boosting(_Wrapped):
         )
 
 
+@dataclass(kw_only=True)
+class Isolation:
+    """Isolation forest (Liu, Ting and Zhou 2008; scikit-learn): how few random cuts set an event apart. No label.
+
+    Parameters
+    ----------
+    trees : int
+        Their number, each grown on 256 events.
+    """
+
+    name: ClassVar[str] = "isolation_forest"
+    trees: int = 100
+    model_: Any = field(default=None, init=False, repr=False, compare=False)
+
+    def fit(self, features: ArrayLike, seed: int = 0) -> Self:
+        """Learn where the events (n, K) lie, finite numbers; the same seed gives the same model.
+
+        Raises
+        ------
+        ParameterError
+            If a feature is not finite, or there is no event.
+        PackageError
+            If scikit-learn is not installed.
+        """
+        matrix = _matrix("Isolation.fit", features)
+        if not len(matrix):
+            raise ParameterError("Isolation.fit: expected events to learn from, got none")
+        with _needed("scikit-learn"):
+            from sklearn.ensemble import IsolationForest
+        self.model_ = IsolationForest(n_estimators=self.trees, random_state=seed).fit(matrix)
+        return self
+
+    def score(self, features: ArrayLike) -> Floats:
+        """Strangeness of each event (n,) in (0, 1]; higher = stranger. The features are those of `fit`.
+
+        Raises
+        ------
+        NotFittedError
+            Before `fit`.
+        ParameterError
+            If there are not as many features as in `fit`, or one is not finite.
+        """
+        if self.model_ is None:
+            raise NotFittedError("Isolation.score: not fitted yet; call fit(features) first")
+        matrix = _matrix("Isolation.score", features)
+        expected = self.model_.n_features_in_
+        if matrix.shape[1] != expected:
+            raise ParameterError(f"Isolation.score: expected {expected} features as in fit, got {matrix.shape[1]}")
+        return -self.model_.score_samples(matrix) if len(matrix) else np.zeros(0)
+
+
 BASELINES: Mapping[str, Callable[[], Baseline]] = {kind.name: kind for kind in (Logistic, Forest, Boosting)}
 
 
@@ -224,7 +275,7 @@ def _needed(package: str) -> Iterator[None]:
         yield
     except ImportError as error:
         raise PackageError(
-            f'the supervised baselines need the package {package}: pip install "anomaly[baselines]" ({error})'
+            f'the baselines need the package {package}: pip install "anomaly[baselines]" ({error})'
         ) from None
 
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from anomaly.features import Column
+from anomaly.models import kernels
 from anomaly.models.backbones import CAUSAL, Backbone, State
 from anomaly.models.batches import CLIP, Chunk, Table
 
@@ -46,6 +47,34 @@ class Codes(nn.Embedding):
         return found
 
 
+class Embedded(torch.autograd.Function):
+    """One vector for each event, on the processor: all of `EventEmbedding` at once."""
+
+    @staticmethod
+    def forward(ctx: Any, numeric: Tensor, category: Tensor, *weights: Tensor) -> Tensor:
+        """(n, F), (n, C) and the C tables -> (n, size)."""
+        widths = np.array([weight.shape[1] for weight in weights], dtype=np.int64)
+        sizes = np.array([weight.numel() for weight in weights], dtype=np.int64)
+        first = np.cumsum(sizes) - sizes
+        flat = torch.cat([weight.flatten() for weight in weights]) if weights else numeric.new_empty(0)
+        out = numeric.new_empty(len(numeric), 2 * numeric.shape[1] + int(widths.sum()))
+        tables = flat.numpy(), first, widths
+        kernels.embed(numeric.numpy(), category.numpy(), np.float32(CLIP), *tables, out.numpy())
+        ctx.save_for_backward(category)
+        ctx.numbers, ctx.tables, ctx.sizes = numeric.shape[1], (first, widths), sizes.tolist()
+        return out
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, by_out: Tensor) -> tuple[Tensor | None, ...]:
+        """Derivatives by the tables."""
+        (category,) = ctx.saved_tensors
+        found = by_out.new_zeros(sum(ctx.sizes))
+        kernels.embed_back(category.numpy(), by_out.contiguous().numpy(), ctx.numbers, *ctx.tables, found.numpy())
+        parts = torch.split(found, ctx.sizes)
+        return None, None, *(part.view(-1, int(width)) for part, width in zip(parts, ctx.tables[1], strict=True))
+
+
 class EventEmbedding(nn.Module):
     """One event as one vector: clipped numbers, a flag for each missing one, and an embedding of each category."""
 
@@ -56,6 +85,10 @@ class EventEmbedding(nn.Module):
 
     def forward(self, numeric: Tensor, category: Tensor) -> Tensor:
         """(n, F) and (n, C) -> (n, size)."""
+        if numeric.device.type == "cpu":
+            weights = [table.weight for table in self.tables]
+            found: Tensor = Embedded.apply(numeric.contiguous(), category.contiguous(), *weights)  # type: ignore[no-untyped-call]
+            return found
         missing = torch.isnan(numeric)
         parts = [torch.nan_to_num(numeric).clamp(-CLIP, CLIP), missing.to(numeric.dtype)]
         parts += [table(code) for table, code in zip(self.tables, category.t().long().contiguous(), strict=True)]

@@ -63,25 +63,39 @@ class Classifier(Supervised):
     _what = "fraud"
 
     @property
+    def _takes_prior(self) -> bool:
+        return self.classes == 2
+
+    @property
     def outputs(self) -> int:
         """Outputs of the head: one logit, or one of each class."""
         return 1 if self.classes == 2 else self.classes
 
-    def predict_proba(self, sequences: Sequences, extra: ArrayLike | None = None, mask: Mask | None = None) -> Float:
+    def predict_proba(
+        self,
+        sequences: Sequences,
+        extra: ArrayLike | None = None,
+        mask: Mask | None = None,
+        prior: ArrayLike | None = None,
+    ) -> Float:
         """Probability that each event is fraud, given its history, (N,) in [0, 1]; higher = more likely.
 
         Of several classes (N, C), rows that add up to 1; with ``level="sequence"`` S for N. NaN outside `mask`. One
         pass: N events cost N recurrent steps. The columns of the sequences and of `extra` are those of the fit, else an
         InputError says so; before the fit it is a NotFittedError.
         """
-        logit = self.decision_function(sequences, extra, mask)  # which refuses before `fit`
+        logit = self.decision_function(sequences, extra, mask, prior)  # which refuses before `fit`
         return self.calibration_(logit)
 
     def decision_function(
-        self, sequences: Sequences, extra: ArrayLike | None = None, mask: Mask | None = None
+        self,
+        sequences: Sequences,
+        extra: ArrayLike | None = None,
+        mask: Mask | None = None,
+        prior: ArrayLike | None = None,
     ) -> Float:
         """Logit of each event before any calibration, (N,) or (N, C); higher = likelier. Else as `predict_proba`."""
-        found = self.decide(sequences, extra, mask)
+        found = self.decide(sequences, extra, mask, prior)
         return found[:, 0] if self.classes == 2 else found
 
     def _targets(self, given: ArrayLike, train: Mask, valid: Mask) -> NDArray[Any]:

@@ -23,11 +23,23 @@ from torch import Tensor, nn
 from torch.nn import functional as fn
 
 from anomaly.features import MISSING, Column
+from anomaly.models import kernels
 from anomaly.models.batches import Events
 from anomaly.models.cells import Codes
-from anomaly.models.likelihood import Heads, Layout, Parts, Targets, blocks, judge, mixture, outputs_of
+from anomaly.models.kernels import COMPONENTS
+from anomaly.models.likelihood import (
+    Compiled,
+    Heads,
+    Layout,
+    Parts,
+    Targets,
+    blocks,
+    judge,
+    mixture,
+    outputs_of,
+    total_loss,
+)
 
-COMPONENTS = 4
 RESOLUTION = 0.01  # half the width of a number's bin, in encoded units: repeated prices must not make a loss endless
 EXPLAINED = ("number", "distance", "speed")  # kinds of numbers that the categories of an event may explain
 
@@ -191,13 +203,22 @@ class Asked:
     stages: Sequence[tuple[Tensor, nn.Linear, nn.Linear | None]]
 
     @torch.no_grad()
-    def judge(self, events: Events, *, loss: bool) -> Tensor:
-        """Losses, or else errors, of the fields, (n, K); missing ones as in `Prediction`."""
+    def errors(self, events: Events) -> Tensor:
+        """-ln of each field's tail probability, (n, K) >= 0; NaN where the field is missing."""
         layout, targets, parts = self.fields.layout, self.fields.targets(events), self._parts()
+        inputs = parts[0].inputs
+        if inputs.device.type == "cpu":
+            return Compiled(layout, parts, targets).errors().masked_fill_(targets.missing, torch.nan).t()
         found = [
-            judge(layout, *outputs_of(parts, rows), targets.block(rows), loss=loss) for rows in blocks(parts[0].inputs)
+            judge(layout, *outputs_of(parts, rows), targets.block(rows), loss=False)
+            for rows in blocks(inputs, sum(layout.widths))
         ]
         return torch.cat(found, dim=1).t()
+
+    @torch.no_grad()
+    def total_loss(self, events: Events) -> float:
+        """Sum of all losses."""
+        return total_loss(self.fields.layout, self._parts(), self.fields.targets(events))
 
     def loss(self, events: Events, weight: Tensor, *, errors: bool = True) -> tuple[Tensor, Tensor]:
         """Sum of all losses, each event by its weight (n,), with a gradient; and the errors (n, K) if wanted."""
@@ -216,6 +237,48 @@ class Asked:
             Parts(inputs, numbers.weight, numbers.bias, *((None, None) if more is None else (more.weight, more.bias)))
             for inputs, numbers, more in self.stages
         ]
+
+
+class Stages(torch.autograd.Function):
+    """Inputs of all stages of heads on the processor, see `StagedHeads`."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        layout: tuple[int, list[int], list[int]],
+        events: Events,
+        base: Tensor,
+        clock: Tensor,
+        *tables: Tensor,
+    ) -> tuple[Tensor, ...]:
+        """(n, 2 W) of the memory and (W, circles) of the clock -> as many inputs (n, W + Q) as there are stages.
+
+        layout : number of stages, columns of the clock, columns of the categories that are looked up in `tables`.
+        """
+        stages, circles, known = layout
+        n, width = len(base), clock.shape[0]
+        first = np.cumsum([0, *(len(table) for table in tables)])[:-1].astype(np.int64)
+        rows = torch.cat(tables) if tables else base.new_empty(0, width)
+        ctx.first, ctx.rows = (np.array(known, dtype=np.int64), first), [len(table) for table in tables]
+        before, out = (base.new_empty(stages, n, width + more) for more in (0, events.statistics.shape[1]))
+        kernels.stage(
+            *(base.contiguous().numpy(), events.numeric.numpy(), np.array(circles, dtype=np.int64)),
+            *(clock.t().contiguous().numpy(), events.category.numpy(), ctx.first[0], rows.numpy(), first),
+            *(events.statistics.numpy(), before.numpy(), out.numpy()),
+        )
+        ctx.save_for_backward(events.category, events.numeric[:, circles], before)
+        return out.unbind()
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, *by_out: Tensor) -> tuple[Tensor | None, ...]:
+        """Derivatives by the base, the clock and the tables."""
+        category, clock, before = ctx.saved_tensors
+        width = before.shape[2]
+        by_base, by_tables = before.new_empty(len(category), 2 * width), before.new_zeros(sum(ctx.rows), width)
+        by = torch.stack([one[:, :width] for one in by_out])
+        kernels.stage_back(category.numpy(), *ctx.first, before.numpy(), by.numpy(), by_base.numpy(), by_tables.numpy())
+        return None, None, by_base, by_base[:, width:].t() @ clock, *torch.split(by_tables, ctx.rows)
 
 
 class StagedHeads(nn.Module):
@@ -252,7 +315,14 @@ class StagedHeads(nn.Module):
 
     def forward(self, memory: Tensor, events: Events) -> Asked:
         """Ask for the fields of n events from the memory before each, (n, H)."""
-        first, second = self.base(torch.cat([memory, events.statistics], dim=1)).chunk(2, dim=1)
+        base = self.base(torch.cat([memory, events.statistics], dim=1))
+        layers: list[list[Any]] = [list(self.numbers), list(self.categories)]
+        if base.device.type == "cpu":
+            tables = [table.weight for table in self.what]
+            layout = len(self.numbers), self.circles, self.known
+            given = Stages.apply(layout, events, base, self.clock.weight, *tables)  # type: ignore[no-untyped-call]
+            return Asked(self.fields, list(zip_longest(given, *layers)))
+        first, second = base.chunk(2, dim=1)
         second = second + self.clock(events.numeric[:, self.circles])
         parts = [first, second]
         if self.known:
@@ -261,7 +331,6 @@ class StagedHeads(nn.Module):
                 what = what + table(events.category[:, at].long())
             parts.append(what)
         inputs = [torch.cat([fn.silu(part), events.statistics], dim=1) for part in parts]
-        layers: list[list[Any]] = [list(self.numbers), list(self.categories)]
         return Asked(self.fields, list(zip_longest(inputs, *layers)))
 
 

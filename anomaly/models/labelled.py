@@ -45,10 +45,15 @@ class Sizes:
     dropout: float
     outputs: int
     extra: int
+    prior: bool
 
 
 class LabelledNetwork(Network):
-    """Memory, and a head with O outputs; with ``bilstm`` a second memory that reads from the end."""
+    """Memory, and a head with O outputs; with ``bilstm`` a second memory that reads from the end.
+
+    With a `prior` the last column of what is known besides is a score that was there before any label. The output is
+    then a line of it, and what the head adds to that, nothing at first.
+    """
 
     def __init__(self, numeric: Sequence[Column], category: Sequence[Column], sizes: Sizes) -> None:
         super().__init__()
@@ -62,18 +67,27 @@ class LabelledNetwork(Network):
         known = self.event.size + statistics_width(numeric) + 2 * len(self.averaged) + 2 * sizes.extra + self.bins.size
         inputs = hidden * (1 + both) + known
         self.head = Members(sizes.members, inputs, sizes.width, sizes.outputs, sizes.dropout)
+        self.prior = sizes.prior
+        if sizes.prior:
+            self.register_buffer("line", torch.tensor([1.0, 0.0]))  # slope and shift
+            self.head.silence()
         self.from_end = Memory(numeric, category, hidden) if both else None
         for memory in (self.memory, self.from_end):
             if memory is not None and sizes.reach:
                 keep_long(memory, sizes.reach)
 
+    def draw_line(self, slope: float, shift: float) -> None:
+        """Set what a prior means as an output."""
+        self.get_buffer("line").copy_(torch.tensor([slope, shift]))
+
     def each(self, memory: Tensor, events: Events, extra: Tensor) -> Tensor:
         """Outputs of each member for n events, (M, n, O), from the memory of each (n, H), or of both ends."""
+        extra, prior = self._apart(extra)
         event = self.event(events.numeric, events.category)
         away = torch.nan_to_num(self._away(events)).clamp(-CLIP, CLIP)
-        codes = self.bins(self.numbers(events, extra))
+        codes = self.bins(self._numbers(events, extra))
         said: Tensor = self.head(torch.cat([memory, event, events.statistics, away, extra, codes], dim=1))
-        return said.float()
+        return said.float() + prior
 
     def outputs(self, memory: Tensor, events: Events, extra: Tensor) -> Tensor:
         """Mean over the members, (n, O)."""
@@ -81,6 +95,16 @@ class LabelledNetwork(Network):
 
     def numbers(self, events: Events, extra: Tensor) -> Tensor:
         """What is cut into bins, (n, D), NaN = missing: numbers, how far they are from the usual, extra inputs."""
+        return self._numbers(events, self._apart(extra)[0])
+
+    def _apart(self, extra: Tensor) -> tuple[Tensor, Tensor]:
+        """Extra inputs, and what the prior says, (n, 1), 0 where there is none."""
+        if not self.prior:
+            return extra, extra.new_zeros(len(extra), 1)
+        slope, shift = self.get_buffer("line")
+        return extra[:, :-1], slope * extra[:, -1:] + shift
+
+    def _numbers(self, events: Events, extra: Tensor) -> Tensor:
         scaled, missing = extra.chunk(2, dim=1)
         return torch.cat([events.numeric, self._away(events), torch.where(missing > 0, torch.nan, scaled)], dim=1)
 

@@ -12,17 +12,23 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as fn
 
-SMALLEST_SCALE = 0.02  # of a mixture component, in encoded units
+from anomaly.models import kernels
+
+SMALLEST_SCALE = float(kernels.SMALLEST_SCALE)  # of a mixture component, in encoded units
 LOG_2 = 0.6931471805599453
-LARGEST_LOGIT = 40.0  # of a code: its exponential, and the sum of hundreds of them, are far from the ends of float32
-BLOCK = 2048  # events at a time: fewer would stay in a smaller cache, and cost more calls
-BLOCK_ELSEWHERE = 65536  # a graphics card wants large pieces
+LARGEST_LOGIT = float(kernels.LARGEST_LOGIT)  # of a code
+BLOCK = 2**18  # outputs at a time: so many stay in the second cache of a processor's core
+MOST_EVENTS = 2048  # of a block
+BLOCK_ELSEWHERE = 65536  # events at a time: a graphics card wants large pieces
 
 
 def mixture(outputs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -112,6 +118,18 @@ class Layout:
     def fields(self) -> int:
         """Number of fields K."""
         return len(self.tails) + sum(number for number, _ in self.runs)
+
+    @cached_property
+    def tail_codes(self) -> NDArray[np.int64]:
+        """The tails as the kernels name them."""
+        known = {"upper": kernels.UPPER, "lower": kernels.LOWER, "both": kernels.BOTH}
+        return np.array([known[tail] for tail in self.tails], dtype=np.int64)
+
+    @cached_property
+    def first_rows(self) -> NDArray[np.int64]:
+        """Where the outputs of each category begin, and where the last ones end."""
+        sizes = [codes for number, codes in self.runs for _ in range(number)]
+        return np.cumsum([0, *sizes]).astype(np.int64)
 
     @property
     def widths(self) -> tuple[int, int]:
@@ -239,6 +257,91 @@ def outputs_of(parts: Sequence[Parts], rows: slice) -> tuple[Tensor, Tensor]:
     return tuple(torch.cat(one) if len(one) > 1 else one[0] if one else empty for one in found)  # type: ignore[return-value]
 
 
+class Compiled:
+    """The same sums and derivatives for the processor, by `anomaly.models.kernels`: a block of events after the other.
+
+    Parameters
+    ----------
+    targets : Targets
+        What happened, of all n events.
+    """
+
+    def __init__(self, layout: Layout, parts: Sequence[Parts], targets: Targets) -> None:
+        self.layout, self.parts, self.fields = layout, parts, len(layout.tails)
+        self.lower, self.upper, self.code = (
+            one.contiguous().numpy() for one in (targets.lower, targets.upper, targets.code)
+        )
+        biases: tuple[list[Tensor], list[Tensor]] = [], []
+        for part in parts:
+            for at, _, bias in part.layers():
+                biases[at].append(bias.detach())
+        self.bias = [torch.cat(one).numpy() if one else np.empty(0, np.float32) for one in biases]
+        self._room = [torch.empty(0), torch.empty(0)]
+
+    def products(self, rows: slice) -> list[Tensor]:
+        """Outputs of all stages for a block, less their biases: of the numbers and of the categories, (outputs, n)."""
+        events = rows.stop - rows.start
+        for at, width in enumerate(self.layout.widths):
+            if self._room[at].numel() < width * events:
+                self._room[at] = torch.empty(width * events)
+        made = [
+            room[: width * events].view(width, events)
+            for room, width in zip(self._room, self.layout.widths, strict=True)
+        ]
+        used = [0, 0]
+        for part in self.parts:
+            inputs = part.inputs[rows].t()
+            for at, weight, _ in part.layers():
+                torch.mm(weight, inputs, out=made[at][used[at] : used[at] + len(weight)])
+                used[at] += len(weight)
+        return made
+
+    def errors(self) -> Tensor:
+        """-ln of the tails, (K, n)."""
+        inputs = self.parts[0].inputs
+        found = inputs.new_empty(self.layout.fields, len(inputs))
+        out, first, tails = found.numpy(), self.layout.first_rows, self.layout.tail_codes
+        for rows in blocks(inputs, sum(self.layout.widths)):
+            numbers, categories = (one.numpy() for one in self.products(rows))
+            start = rows.start
+            if len(tails):
+                kernels.number_errors(numbers, self.bias[0], tails, start, self.lower, self.upper, out[: self.fields])
+            if len(first) > 1:
+                kernels.code_errors(categories, self.bias[1], first, start, self.code, out[self.fields :])
+        return found
+
+    def loss(self, rows: slice, known: Tensor, errors: Tensor) -> tuple[Tensor | float, Sequence[Tensor]]:
+        """Loss of a block, each field weighed by `known` (K, n), and its derivatives by the outputs.
+
+        `errors` (K, n), of all events as `known` is, are filled in unless empty.
+        """
+        numbers, categories = outputs = self.products(rows)
+        weight, found, first, tails = known.numpy(), errors.numpy(), self.layout.first_rows, self.layout.tail_codes
+        start, total = rows.start, 0.0
+        if len(tails):
+            total += kernels.number_losses(
+                *(numbers.numpy(), self.bias[0], tails, start, self.lower, self.upper),
+                *(weight[: self.fields], found[: self.fields]),
+            )
+        if len(first) > 1:
+            total += kernels.code_losses(
+                *(categories.numpy(), self.bias[1], first, start, self.code),
+                *(weight[self.fields :], found[self.fields :]),
+            )
+        return total, outputs
+
+
+def total_loss(layout: Layout, parts: Sequence[Parts], targets: Targets) -> float:
+    """Sum of the losses of all fields of n events, without a gradient."""
+    inputs = parts[0].inputs
+    rows_of = blocks(inputs, sum(layout.widths))
+    if inputs.device.type != "cpu":
+        said = (judge(layout, *outputs_of(parts, rows), targets.block(rows), loss=True) for rows in rows_of)
+        return sum(float(losses.sum()) for losses in said)
+    compiled, known, nothing = Compiled(layout, parts, targets), (~targets.missing).float(), inputs.new_empty(0, 0)
+    return sum(float(compiled.loss(rows, known, nothing)[0]) for rows in rows_of)
+
+
 class Heads(torch.autograd.Function):
     """Weighted loss of all heads, with its gradient; see the module."""
 
@@ -256,13 +359,19 @@ class Heads(torch.autograd.Function):
         gradients = [Parts(*(None if one is None else torch.zeros_like(one) for one in part)) for part in parts]  # type: ignore[arg-type]
         inputs = parts[0].inputs
         errors = event_weight.new_empty(layout.fields if wanted else 0, len(inputs))
+        known = event_weight * ~targets.missing
         total = event_weight.new_zeros(())
-        for rows in blocks(inputs):
-            asked = targets.block(rows)
-            known = event_weight[rows] * ~asked.missing
-            loss, by_outputs = _gradient(layout, outputs_of(parts, rows), asked, known, errors[:, rows])
+        compiled = Compiled(layout, parts, targets) if inputs.device.type == "cpu" else None
+        for rows in blocks(inputs, sum(layout.widths)):
+            if compiled is None:
+                outputs, asked = outputs_of(parts, rows), targets.block(rows)
+                loss, by_outputs = _gradient(layout, outputs, asked, known[:, rows], errors[:, rows])
+            else:
+                loss, by_outputs = compiled.loss(rows, known, errors)
             total += loss
             _back(parts, gradients, by_outputs, rows)
+        if wanted:
+            errors.masked_fill_(targets.missing, torch.nan)
         ctx.save_for_backward(*(one for part in gradients for one in part))
         ctx.mark_non_differentiable(errors)
         return total, errors
@@ -276,7 +385,7 @@ class Heads(torch.autograd.Function):
 
 def _gradient(
     layout: Layout, outputs: tuple[Tensor, Tensor], asked: Targets, known: Tensor, errors: Tensor
-) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+) -> tuple[Tensor | float, Sequence[Tensor]]:
     """Weighted loss of a block and its derivatives by the outputs; `errors` (K, n) are filled in unless empty."""
     numbers, categories = outputs
     losses = []
@@ -294,12 +403,10 @@ def _gradient(
         if len(errors):
             errors[count:] = softmax.errors()
         categories = softmax.gradient(asked.code, known[count:])
-    if len(errors):
-        errors.masked_fill_(asked.missing, torch.nan)
     return (torch.cat(losses) * known).sum(), (numbers, categories)
 
 
-def _back(parts: Sequence[Parts], gradients: Sequence[Parts], by_outputs: tuple[Tensor, Tensor], rows: slice) -> None:
+def _back(parts: Sequence[Parts], gradients: Sequence[Parts], by_outputs: Sequence[Tensor], rows: slice) -> None:
     """Add the derivatives by the outputs of a block, (outputs, n) each, to those by the inputs and the weights."""
     used = [0, 0]
     for part, gradient in zip(parts, gradients, strict=True):
@@ -307,14 +414,14 @@ def _back(parts: Sequence[Parts], gradients: Sequence[Parts], by_outputs: tuple[
         for (at, weight, _), (_, by_weight, _) in zip(part.layers(), gradient.layers(), strict=True):
             mine = by_outputs[at][used[at] : used[at] + len(weight)]
             used[at] += len(weight)
-            by_weight += mine @ part.inputs[rows]
-            added[at] += mine.sum(dim=1)
-            gradient.inputs[rows] += mine.t() @ weight
+            by_weight.addmm_(mine, part.inputs[rows])
+            added[at].addmv_(mine, mine.new_ones(mine.shape[1]))
+            gradient.inputs[rows].addmm_(mine.t(), weight)
 
 
-def blocks(inputs: Tensor) -> Iterator[slice]:
-    """Blocks of the rows of (n, d), of like size."""
-    most = BLOCK if inputs.device.type == "cpu" else BLOCK_ELSEWHERE
+def blocks(inputs: Tensor, outputs: int) -> Iterator[slice]:
+    """Blocks of the rows of (n, d), of like size, that have so many outputs each."""
+    most = min(MOST_EVENTS, max(64, BLOCK // max(1, outputs))) if inputs.device.type == "cpu" else BLOCK_ELSEWHERE
     size = max(1, -(-len(inputs) // max(1, -(-len(inputs) // most))))
     for start in range(0, len(inputs), size):
-        yield slice(start, start + size)
+        yield slice(start, min(start + size, len(inputs)))

@@ -36,6 +36,11 @@ class Members(nn.Module):
         last: Tensor = self.biases[-1]
         return last
 
+    def silence(self) -> None:
+        """Say nothing but the bias until something is learned: weights of the last layer are 0."""
+        with torch.no_grad():
+            self.weights[-1].zero_()
+
     def forward(self, inputs: Tensor) -> Tensor:
         """(n, I) -> what each member says, (M, n, O)."""
         x = inputs.expand(len(self.bias), *inputs.shape)

@@ -22,7 +22,8 @@ from anomaly.models.base import averaged, statistics_width
 from anomaly.models.batches import CLIP
 from anomaly.models.cells import EventEmbedding
 from anomaly.models.forecaster import ForecasterNetwork
-from anomaly.models.heads import COMPONENTS, RESOLUTION
+from anomaly.models.heads import RESOLUTION
+from anomaly.models.kernels import COMPONENTS
 from anomaly.models.likelihood import LARGEST_LOGIT, SMALLEST_SCALE
 from anomaly.models.program import (
     ADD,

@@ -77,6 +77,13 @@ def platt(logit: Float, fraud: Mask) -> tuple[float, float]:
     return slope, float(found[1]) - slope * center
 
 
+def prior_line(prior: Float, fraud: Mask) -> tuple[float, float]:
+    """Slope (above 0) of the log-odds that a score (n,) gives by labels (n,), and shift beside those of any event."""
+    slope, shift = platt(prior, fraud)
+    frauds = int(fraud.sum())
+    return slope, shift - math.log(frauds / (len(fraud) - frauds))
+
+
 def isotonic(logit: Float, fraud: Mask) -> tuple[Float, Float]:
     """Knots of an isotonic regression: mean logit (k,) and log-odds (k,) of each block, both rising.
 

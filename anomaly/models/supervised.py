@@ -30,6 +30,7 @@ from anomaly.models.batches import Table
 from anomaly.models.labelled import Extra, LabelledNetwork, Sizes, all_outputs
 from anomaly.models.learning import Loop, Remembered, Task
 from anomaly.models.objectives import Level, Objective
+from anomaly.models.probabilities import prior_line
 from anomaly.models.training import Mask, Progress, Run, choose_device
 from anomaly.sequences import Sequences
 
@@ -144,6 +145,7 @@ class Supervised:
         train: Mask,
         valid: Mask,
         extra: ArrayLike | None = None,
+        prior: ArrayLike | None = None,
         progress: Progress | None = None,
     ) -> Self:
         """Learn from the labels of some events, each given its whole history; returns self.
@@ -167,6 +169,9 @@ class Supervised:
         extra : array, shape (N, E), optional
             What is known of each event besides its columns (scores of a detector, known past fraud of its terminal);
             it must have been known when the event happened. NaN = missing.
+        prior : array, shape (N,), optional
+            A score that was there before any label, higher = more likely fraud, such as a detector's -ln p. The head
+            starts as a line of it, with a slope above 0, and learns what to add.
         progress : Progress, optional
             Is told how it goes.
 
@@ -192,7 +197,7 @@ class Supervised:
                 f"{self._who}: {self._what} must be one label for each of {size} {units}, got shape {np.shape(target)}"
             )
         wanted = self._targets(target, train, valid)
-        values = self._extra("fit", sequences, extra)
+        values, known = self._extra("fit", sequences, extra), self._prior("fit", size, prior)
         self.numeric_, self.category_ = tuple(numeric), tuple(category)
 
         kept: list[Remembered] = []  # a memory that is left as it is gets read once
@@ -201,10 +206,12 @@ class Supervised:
             objective, scaled = self._objective(wanted[train])
             label, trained, held = (self._by_event(sequences, one) for one in (scaled(wanted), train, valid))
             self.extra_ = Extra.of(values, trained)
-            network = self._make(numeric, category, values.shape[1])
+            network = self._make(numeric, category, values.shape[1], prior=known is not None)
+            if known is not None:
+                network.draw_line(*prior_line(known[train], wanted[train]))
             if self.pretrained is not None:
                 self._take_memory(network, self.pretrained, (*numeric, *category))
-            tables = self._tables(network, sequences, values)
+            tables = self._tables(network, sequences, values, known)
             task = Task(sequences, *tables, label, trained, held, objective)
             if self.freeze and not kept:
                 kept.append(Remembered(network, task))
@@ -223,17 +230,29 @@ class Supervised:
         return self
 
     @torch.inference_mode()
-    def decide(self, sequences: Sequences, extra: ArrayLike | None = None, mask: Mask | None = None) -> Float:
+    def decide(
+        self,
+        sequences: Sequences,
+        extra: ArrayLike | None = None,
+        mask: Mask | None = None,
+        prior: ArrayLike | None = None,
+    ) -> Float:
         """Outputs of the network for each event (N, O), or each sequence (S, O); NaN outside `mask`."""
         network = self._network()
         self._check_columns(sequences, self.numeric_, self.category_)
         values = self._extra("predict_proba", sequences, extra, expected=len(self.extra_.center))
         whole = self.level == "sequence"
         size = len(sequences.entity) if whole else len(sequences)
+        known = self._prior("predict_proba", size, prior)
+        if (known is not None) != network.prior:
+            raise InputError(
+                f"{self._who}.predict_proba: the fit was given {'a' if network.prior else 'no'} prior; give one to "
+                "both or to neither"
+            )
         chosen = None if mask is None else self._mask("mask", mask, size)
         if whole:
             chosen = self._by_event(sequences, np.ones(size, dtype=bool) if chosen is None else chosen)
-        found = all_outputs(network, *self._tables(network, sequences, values), sequences, chosen)
+        found = all_outputs(network, *self._tables(network, sequences, values, known), sequences, chosen)
         return found[sequences.offsets[1:] - 1] if whole else found
 
     def arrays(self) -> dict[str, Tensor]:
@@ -256,7 +275,7 @@ class Supervised:
             numbers = {name: value.double().numpy() for name, value in given.items() if not name.startswith(NETWORK)}
             self.extra_ = Extra(*(numbers[f"extra.{name}"] for name in ("center", "scale")))
             self._recall(numbers)
-            network = self._make(numeric, category, len(self.extra_.center))
+            network = self._make(numeric, category, len(self.extra_.center), prior=f"{NETWORK}line" in given)
             network.load_state_dict({k.removeprefix(NETWORK): v for k, v in given.items() if k.startswith(NETWORK)})
         except (KeyError, RuntimeError) as error:
             reason = " ".join(str(error).split())[:300]
@@ -274,7 +293,14 @@ class Supervised:
 
     _what = "target"
 
-    def _make(self, numeric: Sequence[Column], category: Sequence[Column], extra: int) -> LabelledNetwork:
+    @property
+    def _takes_prior(self) -> bool:
+        """Whether its output is the log-odds of fraud."""
+        return False
+
+    def _make(
+        self, numeric: Sequence[Column], category: Sequence[Column], extra: int, *, prior: bool
+    ) -> LabelledNetwork:
         with torch.random.fork_rng():
             torch.manual_seed(self.seed)
             sizes = Sizes(
@@ -286,6 +312,7 @@ class Supervised:
                 dropout=self.dropout,
                 outputs=self.outputs,
                 extra=extra,
+                prior=prior,
             )
             return LabelledNetwork(numeric, category, sizes).to(choose_device(self.device))
 
@@ -337,10 +364,16 @@ class Supervised:
         found[sequences.offsets[1:] - 1] = values
         return found
 
-    def _tables(self, network: LabelledNetwork, sequences: Sequences, values: Float) -> tuple[Table, Tensor]:
-        """Tensors of the sequences, and of the extra inputs; the memory holds every earlier event."""
+    def _tables(
+        self, network: LabelledNetwork, sequences: Sequences, values: Float, prior: Float | None
+    ) -> tuple[Table, Tensor]:
+        """Tensors of the sequences, and of what is known besides; the memory holds every earlier event."""
         device = next(network.parameters()).device
-        return Table.of(sequences, 0.0, averaged(self.numeric_), device), self.extra_.table(values, device)
+        known = self.extra_.table(values, device)
+        if prior is not None:
+            last = torch.from_numpy(self._by_event(sequences, prior).astype(np.float32)).to(device)
+            known = torch.cat([known, last[:, None]], dim=1)
+        return Table.of(sequences, 0.0, averaged(self.numeric_), device), known
 
     def _network(self) -> LabelledNetwork:
         if self.network_ is None:
@@ -371,4 +404,20 @@ class Supervised:
             raise InputError(f"{self._who}.{verb}: extra must have shape {wanted} as in fit, got {values.shape}")
         if np.isinf(values).any():
             raise InputError(f"{self._who}.{verb}: extra must be finite, or NaN where missing; got infinite values")
+        return values
+
+    def _prior(self, verb: str, size: int, prior: ArrayLike | None) -> Float | None:
+        """The prior as (N,) float64, or (S,)."""
+        if prior is None:
+            return None
+        if not self._takes_prior:
+            raise ParameterError(
+                f"{self._who}: a prior is a score of fraud, for a Classifier of two classes; leave it out"
+            )
+        values = np.asarray(prior, dtype=np.float64)
+        if values.shape != (size,) or not np.isfinite(values).all():
+            raise InputError(
+                f"{self._who}.{verb}: prior must be {size} finite numbers, one for each {self.level}, got shape "
+                f"{values.shape} with {int((~np.isfinite(values)).sum())} that are not finite"
+            )
         return values

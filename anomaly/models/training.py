@@ -43,6 +43,7 @@ class Network(nn.Module):
 
     memory: Memory
     fields: FieldSet
+    draw: torch.Generator | None = None  # of what is random in a training step; set by the loop
 
     def ask(self, memory: Tensor, events: Events) -> Asked:
         """Heads that state the fields of n events, given the memory before each, (n, H)."""
@@ -179,9 +180,8 @@ class Trainer:
     def _epoch(self, progress: Progress | None) -> None:
         epoch = self.run.epoch + 1
         started = time.perf_counter()
-        with torch.random.fork_rng():
-            torch.manual_seed(self.seed * 100_003 + epoch)
-            loss, errors = self._pass(epoch, progress)
+        self.network.draw = torch.Generator(self.table.numeric.device).manual_seed(self.seed * 100_003 + epoch)
+        loss, errors = self._pass(epoch, progress)
         valid_loss = evaluate(self.network, self.table, self.sequences, self.valid)
         seconds = time.perf_counter() - started
         self._reweight(errors)
@@ -321,7 +321,7 @@ def evaluate(network: Network, table: Table, sequences: Sequences, mask: Mask) -
     """Mean loss per event over the events of `mask`, each after its whole history."""
     total, count = 0.0, 0
     for events, memory, _ in scan(network, table, sequences, mask):
-        total += float(network.ask(memory, events).judge(events, loss=True).sum())
+        total += network.ask(memory, events).total_loss(events)
         count += len(memory)
     return total / max(1, count)
 

@@ -1,0 +1,154 @@
+"""Work side by side: the models of a detector, each in a thread of its own, on its share of the processor.
+
+Both models are small. Their products of a few hundred rows gain little by being cut up over two cores, which wait for
+each other after each of them; two models that run beside each other do not. Nothing that they draw is shared, so that
+the numbers are those of one after the other.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from anomaly.features import Column
+from anomaly.models.base import SequenceModel
+from anomaly.models.batches import Table
+from anomaly.models.training import Mask, Progress
+from anomaly.progress import TrainingBar
+from anomaly.sequences import Sequences
+
+Result = TypeVar("Result")
+ENOUGH_EVENTS = 10_000  # with fewer the work is over before threads would pay
+
+
+class Stopped:
+    """What a training run tells its progress, until all runs are asked to stop: then the run is interrupted."""
+
+    def __init__(self, progress: Progress, stop: threading.Event) -> None:
+        self.progress, self.stop = progress, stop
+
+    def events(self, done: int, total: int, loss: float) -> None:
+        """`done` more events of an epoch of `total` are trained; mean loss so far in the epoch."""
+        if self.stop.is_set():
+            raise KeyboardInterrupt
+        self.progress.events(done, total, loss)
+
+    def epoch(self, epoch: int, epochs: int, train_loss: float, valid_loss: float) -> None:
+        """An epoch is over."""
+        self.progress.epoch(epoch, epochs, train_loss, valid_loss)
+
+    def say(self, text: str) -> None:
+        """Tell something else."""
+        self.progress.say(text)
+
+
+def fit_all(
+    models: Sequence[SequenceModel],
+    sequences: Sequences,
+    columns: tuple[Sequence[Column], Sequence[Column]],
+    masks: tuple[Mask, Mask],
+    *,
+    show: bool | None,
+    folder: Path | None,
+    resume: bool,
+) -> None:
+    """Train models of the same quarantine on the same sequences, each as `SequenceModel.fit` would.
+
+    Parameters
+    ----------
+    columns : (numeric, category)
+    masks : (train, valid)
+    show : bool, optional
+        As of `TrainingBar`.
+    folder : Path, optional
+        Where the checkpoint of each model goes, under its name.
+    """
+    models[0].prepare(*columns)
+    table, stop = models[0].table(sequences), threading.Event()
+
+    def fit(model: SequenceModel, bar: TrainingBar) -> None:
+        bar.begin()
+        path = None if folder is None else folder / f"{model.name}.safetensors"
+        told: dict[str, Any] = {"progress": Stopped(bar, stop), "checkpoint": path, "resume": resume, "table": table}
+        model.fit(sequences, *columns, train=masks[0], valid=masks[1], **told)
+
+    with TrainingBar.all([model.name for model in models], show=show) as bars:
+        works = [partial(fit, model, bar) for model, bar in zip(models, bars, strict=True)]
+        side_by_side(works, stop, parallel=_pays(table))
+
+
+def all_errors(
+    models: Sequence[SequenceModel], sequences: Sequences, mask: Mask | None = None
+) -> dict[str, NDArray[np.float32]]:
+    """`SequenceModel.errors` of models of the same quarantine, by name, (N, K) each."""
+    table = models[0].table(sequences)
+    found = side_by_side([partial(model.errors, sequences, mask, table) for model in models], parallel=_pays(table))
+    return dict(zip((model.name for model in models), found, strict=True))
+
+
+def _pays(table: Table) -> bool:
+    """Tell whether there are several threads of a processor, and enough events."""
+    return table.numeric.device.type == "cpu" and len(table.numeric) >= ENOUGH_EVENTS and torch.get_num_threads() > 1
+
+
+def side_by_side(
+    works: Sequence[Callable[[], Result]], stop: threading.Event | None = None, *, parallel: bool = True
+) -> list[Result]:
+    """Results of the works, in their order; Ctrl-C sets `stop`, and waits until they have stopped.
+
+    Raises
+    ------
+    BaseException
+        What the first work to fail has raised; the others are asked to stop.
+    """
+    if not parallel or len(works) < 2:
+        return [work() for work in works]
+    stop = stop or threading.Event()
+    found: list[Any] = [None] * len(works)
+    failed: list[BaseException] = []
+
+    def run(at: int, threads: int) -> None:
+        torch.set_num_threads(threads)
+        try:
+            found[at] = works[at]()
+        except BaseException as error:  # raised anew below
+            failed.append(error)
+            stop.set()
+
+    with _share(len(works)) as threads:
+        running = [threading.Thread(target=run, args=(at, threads), daemon=True) for at in range(len(works))]
+        for thread in running:
+            thread.start()
+        _wait(running, stop)
+    if failed:
+        raise failed[0]
+    return found
+
+
+def _wait(running: Sequence[threading.Thread], stop: threading.Event) -> None:
+    """Wait for all, however often somebody asks to stop."""
+    for thread in running:
+        while thread.is_alive():
+            try:
+                thread.join(0.1)
+            except KeyboardInterrupt:
+                stop.set()
+
+
+@contextmanager
+def _share(works: int) -> Any:
+    """Threads of torch for each of so many works; all are the caller's again afterwards."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(max(1, before // works))
+    try:
+        yield torch.get_num_threads()
+    finally:
+        torch.set_num_threads(before)

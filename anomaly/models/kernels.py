@@ -1,0 +1,552 @@
+"""Kernels: the inner loops of the models, compiled, for the processor.
+
+A call into torch sweeps a whole array, so that a softmax and its tail cost six trips through the cache, and more calls
+than arithmetic where fields are few. Here each output is read once, and all that hangs on it is done in registers. The
+formulas are those of `anomaly.models.likelihood`, which does the same with torch on a graphics card; a test holds one
+to the other.
+
+Outputs stand feature-major, (outputs, n). All arrays are float32, codes are rows of the outputs (int64).
+
+Letters used in shapes: n events, G fields, M mixture components, O outputs, d inputs of a layer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numba import njit
+
+# No reordering of sums: the exponential below rounds by adding a large number and taking it away again.
+FAST = {"contract", "arcp", "nsz", "nnan", "ninf"}
+WIDTH = 128  # events at a time: what is summed up for them stays in the first cache
+COMPONENTS = 4
+SMALLEST_SCALE = np.float32(0.02)  # of a mixture component, in encoded units
+LARGEST_LOGIT = np.float32(40.0)  # of a code: its exponential, and the sum of hundreds of them, stay within float32
+SMALLEST_TAIL = np.float32(1e-30)
+LOG_2 = np.float32(0.6931471805599453)
+F32 = np.float32
+UPPER, LOWER, BOTH = 0, 1, 2  # tails of a number
+
+_ROUND = np.float32(12582912.0)  # 1.5 * 2 ** 23: a float32 that is added to it is rounded to a whole number
+_ZERO, _HALF, _ONE, _TWO, _HUGE = (np.float32(x) for x in (0.0, 0.5, 1.0, 2.0, 1e30))
+
+
+def compiled(function: Callable[..., Any], fast: Any = FAST) -> Callable[..., Any]:
+    """Compile at the first call, and keep that beside the package or in the user's cache, where one may be written."""
+    wish: dict[str, Any] = {"fastmath": fast, "nogil": True, "error_model": "numpy"}
+    try:
+        made: Callable[..., Any] = njit(cache=True, **wish)(function)
+    except RuntimeError:  # neither may: it is compiled in each process
+        made = njit(**wish)(function)
+    return made
+
+
+def exactly(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Compile what may meet NaN."""
+    return compiled(function, False)
+
+
+@compiled
+def _exp(x):  # type: ignore[no-untyped-def]
+    """Exponential of a float32 from -86 to 86 (polynomial of the Cephes library, Moshier 1992); error 1.2e-7."""
+    shifted = x * np.float32(1.44269504088896341) + _ROUND
+    whole = shifted - _ROUND
+    r = x - whole * np.float32(0.693359375) + whole * np.float32(2.12194440e-4)
+    p = np.float32(1.9875691500e-4) * r + np.float32(1.3981999507e-3)
+    p = p * r + np.float32(8.3334519073e-3)
+    p = p * r + np.float32(4.1665795894e-2)
+    p = p * r + np.float32(1.6666665459e-1)
+    p = p * r + np.float32(5.0000001201e-1)
+    y = np.float32(p * (r * r) + (r + _ONE))
+    power = np.int32(np.float32(shifted).view(np.int32) << np.int32(23))
+    return np.int32(y.view(np.int32) + power).view(np.float32)
+
+
+@compiled
+def _decay(x):  # type: ignore[no-untyped-def]
+    """Exponential of -x, x >= 0; of more than 86 that of 86."""
+    return _exp(-min(x, np.float32(86.0)))
+
+
+@compiled
+def _log(x):  # type: ignore[no-untyped-def]
+    """Logarithm of a normal float32 above 0: 2 artanh((m - 1) / (m + 1)) with x = m 2^k, m about 1."""
+    bits = np.float32(x).view(np.int32)
+    k = np.int32(np.int32(bits - np.int32(0x3F3504F3)) >> np.int32(23))
+    f = np.int32(bits - np.int32(k << np.int32(23))).view(np.float32) - _ONE
+    s = f / (_TWO + f)
+    z = s * s
+    p = np.float32(1 / 9) * z + np.float32(1 / 7)
+    p = p * z + np.float32(1 / 5)
+    p = p * z + np.float32(1 / 3)
+    return np.float32(k) * LOG_2 + _TWO * (s + s * z * p)
+
+
+@compiled
+def _log1p(x):  # type: ignore[no-untyped-def]
+    """log(1 + x) of -0.5 to 1, exact in proportion near 0."""
+    s = x / (_TWO + x)
+    z = s * s
+    p = np.float32(1 / 17) * z + np.float32(1 / 15)
+    p = p * z + np.float32(1 / 13)
+    p = p * z + np.float32(1 / 11)
+    p = p * z + np.float32(1 / 9)
+    p = p * z + np.float32(1 / 7)
+    p = p * z + np.float32(1 / 5)
+    p = p * z + np.float32(1 / 3)
+    return _TWO * (s + s * z * p)
+
+
+@compiled
+def _softplus(x):  # type: ignore[no-untyped-def]
+    """log(1 + exp(x))."""
+    return max(x, _ZERO) + _log1p(_decay(abs(x)))
+
+
+@compiled
+def _sigmoid(x):  # type: ignore[no-untyped-def]
+    """1 / (1 + exp(-x))."""
+    e = _decay(abs(x))
+    return (_ONE if x > _ZERO else e) / (_ONE + e)
+
+
+@compiled
+def _surprise(below, total):  # type: ignore[no-untyped-def]
+    """-ln of the share `below` of `total`; exact in proportion where it is near 1, and exactly 0 there."""
+    likelier = (total - below) / total
+    near = -_log1p(-min(likelier, _HALF))
+    return near if likelier < _HALF else -_log(max(below / total, SMALLEST_TAIL))
+
+
+@compiled
+def _bounded(logit):  # type: ignore[no-untyped-def]
+    return min(max(logit, -LARGEST_LOGIT), LARGEST_LOGIT)
+
+
+@compiled
+def code_errors(logit, bias, first, at_event, code, out):  # type: ignore[no-untyped-def]
+    """-ln of the tail of each category, >= 0, into `out`: all that is no likelier than what happened.
+
+    logit (O, n) of the n events of a block and bias (O,); first (G + 1,), where the outputs of each category begin.
+    Of `code` and `out`, (G, all events), the block begins at `at_event`.
+    """
+    n = logit.shape[1]
+    total, below, at = np.empty((3, WIDTH), np.float32)
+    for start in range(0, n, WIDTH):
+        width = min(WIDTH, n - start)
+        for g in range(len(first) - 1):
+            for j in range(width):
+                row = code[g, at_event + start + j]
+                at[j] = _bounded(logit[row, start + j] + bias[row])
+            total[:width], below[:width] = _ZERO, _ZERO
+            for row in range(first[g], first[g + 1]):
+                _add(logit[row, start : start + width], bias[row], at, total, below)
+            for j in range(width):
+                out[g, at_event + start + j] = _surprise(below[j], total[j])
+
+
+@compiled
+def _add(logit, bias, at, total, below):  # type: ignore[no-untyped-def]
+    """Add the odds of one code to the total, and to what is no likelier than what happened."""
+    for j in range(len(logit)):
+        one = _bounded(logit[j] + bias)
+        odds = _exp(one)
+        total[j] += odds
+        below[j] += odds if one <= at[j] else _ZERO
+
+
+@compiled
+def code_losses(logit, bias, first, at_event, code, weight, errors):  # type: ignore[no-untyped-def]
+    """Weighted sum of the losses of the categories; the derivatives by the logits stand in `logit` afterwards.
+
+    As `code_errors`; `weight` and `errors` are (G, all events), and errors are filled in unless empty.
+    """
+    n = logit.shape[1]
+    total, below, at = np.empty((3, WIDTH), np.float32)
+    summed = 0.0
+    for start in range(0, n, WIDTH):
+        width = min(WIDTH, n - start)
+        for g in range(len(first) - 1):
+            for j in range(width):
+                row = code[g, at_event + start + j]
+                at[j] = _bounded(logit[row, start + j] + bias[row])
+            total[:width], below[:width] = _ZERO, _ZERO
+            for row in range(first[g], first[g + 1]):
+                _add_and_keep(logit[row, start : start + width], bias[row], at, total, below)
+            if len(errors):
+                for j in range(width):
+                    errors[g, at_event + start + j] = _surprise(below[j], total[j])
+            for j in range(width):
+                mine = logit[code[g, at_event + start + j], start + j]
+                summed += weight[g, at_event + start + j] * _log(total[j] / mine)
+                total[j] = weight[g, at_event + start + j] / total[j]
+            for row in range(first[g], first[g + 1]):
+                odds = logit[row, start : start + width]
+                for j in range(width):
+                    odds[j] *= total[j]
+            for j in range(width):
+                logit[code[g, at_event + start + j], start + j] -= weight[g, at_event + start + j]
+    return summed
+
+
+@compiled
+def _add_and_keep(logit, bias, at, total, below):  # type: ignore[no-untyped-def]
+    """Like `_add`; the odds take the place of the logits."""
+    for j in range(len(logit)):
+        one = _bounded(logit[j] + bias)
+        odds = _exp(one)
+        logit[j] = odds
+        total[j] += odds
+        below[j] += odds if one <= at[j] else _ZERO
+
+
+@compiled
+def _mixture(outputs, first, here, bias, weight):  # type: ignore[no-untyped-def]
+    """Log weights (M, width) of the components of the field whose outputs begin at row `first`, events `here`."""
+    most, total = np.empty((2, WIDTH), np.float32)
+    width = here.stop - here.start
+    most[:], total[:] = -_HUGE, _ZERO
+    for m in range(COMPONENTS):
+        logit, by = outputs[first + m, here], bias[first + m]
+        for j in range(width):
+            most[j] = max(most[j], logit[j] + by)
+    for m in range(COMPONENTS):
+        logit, by, mine = outputs[first + m, here], bias[first + m], weight[m]
+        for j in range(width):
+            mine[j] = logit[j] + by - most[j]
+            total[j] += _decay(-mine[j])
+    for j in range(width):
+        total[j] = _log(total[j])
+    for m in range(COMPONENTS):
+        mine = weight[m]
+        for j in range(width):
+            mine[j] -= total[j]
+
+
+@compiled
+def _log_sum(terms, width, out):  # type: ignore[no-untyped-def]
+    """Log of the sum of the exponentials of (M, width), into (width,)."""
+    most = np.empty(WIDTH, np.float32)
+    most[:], out[:] = -_HUGE, _ZERO
+    for m in range(COMPONENTS):
+        mine = terms[m]
+        for j in range(width):
+            most[j] = max(most[j], mine[j])
+    for m in range(COMPONENTS):
+        mine = terms[m]
+        for j in range(width):
+            out[j] += _decay(most[j] - mine[j])
+    for j in range(width):
+        out[j] = most[j] + _log(out[j])
+
+
+@compiled
+def _tail(outputs, first, here, bias, weight, border, sign, work, out):  # type: ignore[no-untyped-def]
+    """Log of the mass above `border` (sign 1) or below it (sign -1), (width,)."""
+    for m in range(COMPONENTS):
+        at, spread = first + COMPONENTS + m, first + 2 * COMPONENTS + m
+        location, raw, by_location, by_raw = outputs[at, here], outputs[spread, here], bias[at], bias[spread]
+        mine, log_weight = work[m], weight[m]
+        for j in range(len(location)):
+            scale = _softplus(raw[j] + by_raw) + SMALLEST_SCALE
+            z = (border[j] - (location[j] + by_location)) / scale
+            mine[j] = log_weight[j] - _softplus(sign * z)
+    _log_sum(work, here.stop - here.start, out)
+
+
+@compiled
+def _number_error(outputs, first, here, bias, weight, lower, upper, tail, work, out):  # type: ignore[no-untyped-def]
+    """-ln of the tail of one field, (width,) >= 0."""
+    found = np.empty((2, WIDTH), np.float32)
+    above, below = found[0], found[1]
+    if tail != LOWER:
+        _tail(outputs, first, here, bias, weight, lower, _ONE, work, above)
+    if tail != UPPER:
+        _tail(outputs, first, here, bias, weight, upper, -_ONE, work, below)
+    if tail == LOWER:
+        above[:] = below
+    for j in range(len(out)):
+        log_p = min(above[j], below[j]) + LOG_2 if tail == BOTH else above[j]
+        out[j] = max(-log_p, _ZERO)
+
+
+@compiled
+def number_errors(outputs, bias, tails, at_event, lower, upper, out):  # type: ignore[no-untyped-def]
+    """-ln of the tail of each number, >= 0, into `out`.
+
+    outputs (G * 3 * M, n) of the n events of a block and bias (G * 3 * M,): logits, locations and raw spreads of each
+    field; tails (G,). Of `lower` and `upper`, the borders of the bins, and of `out`, (G, all events), the block begins
+    at `at_event`.
+    """
+    n = outputs.shape[1]
+    weight, work = np.empty((COMPONENTS, WIDTH), np.float32), np.empty((COMPONENTS, WIDTH), np.float32)
+    for start in range(0, n, WIDTH):
+        here = slice(start, min(start + WIDTH, n))
+        there = slice(at_event + here.start, at_event + here.stop)
+        for g in range(len(tails)):
+            first, low, high, found = 3 * COMPONENTS * g, lower[g, there], upper[g, there], out[g, there]
+            _mixture(outputs, first, here, bias, weight)
+            _number_error(outputs, first, here, bias, weight, low, high, tails[g], work, found)
+
+
+@compiled
+def number_losses(outputs, bias, tails, at_event, lower, upper, known, errors):  # type: ignore[no-untyped-def]
+    """Weighted sum of the losses of the numbers; the derivatives by the outputs stand in `outputs` afterwards.
+
+    As `number_errors`; `known` and `errors` are (G, all events): what each counts, and what is filled in unless empty.
+    The derivatives are those of `anomaly.models.likelihood.Tails.gradient`.
+    """
+    n = outputs.shape[1]
+    weight, inside = np.empty((COMPONENTS, WIDTH), np.float32), np.empty((COMPONENTS, WIDTH), np.float32)
+    loss = np.empty(WIDTH, np.float32)
+    summed = 0.0
+    for start in range(0, n, WIDTH):
+        here = slice(start, min(start + WIDTH, n))
+        there = slice(at_event + here.start, at_event + here.stop)
+        for g in range(len(tails)):
+            first, low, high, count = 3 * COMPONENTS * g, lower[g, there], upper[g, there], known[g, there]
+            _mixture(outputs, first, here, bias, weight)
+            if len(errors):
+                _number_error(outputs, first, here, bias, weight, low, high, tails[g], inside, errors[g, there])
+            _inside(outputs, first, here, bias, weight, low, high, inside)
+            _log_sum(inside, len(count), loss)
+            for j in range(len(count)):
+                summed -= count[j] * loss[j]
+            _number_gradient(outputs, first, here, bias, weight, low, high, inside, loss, count)
+    return summed
+
+
+@compiled
+def _share(wide):  # type: ignore[no-untyped-def]
+    """1 - exp(-x) of x > 0, exact in proportion near 0."""
+    x = min(wide, np.float32(0.25))
+    p = np.float32(-1 / 720) * x + np.float32(1 / 120)
+    p = p * x + np.float32(-1 / 24)
+    p = p * x + np.float32(1 / 6)
+    p = p * x + np.float32(-1 / 2)
+    near, far = x + x * x * p, _ONE - _decay(wide)
+    return near if wide < np.float32(0.25) else far
+
+
+@compiled
+def _inside(outputs, first, here, bias, weight, lower, upper, inside):  # type: ignore[no-untyped-def]
+    """Log of what each component puts into the bin, (M, width)."""
+    for m in range(COMPONENTS):
+        at, spread = first + COMPONENTS + m, first + 2 * COMPONENTS + m
+        location, raw, by_location, by_raw = outputs[at, here], outputs[spread, here], bias[at], bias[spread]
+        mine, log_weight = inside[m], weight[m]
+        for j in range(len(location)):
+            per = _ONE / (_softplus(raw[j] + by_raw) + SMALLEST_SCALE)
+            center = location[j] + by_location
+            a, b = (upper[j] - center) * per, (lower[j] - center) * per
+            in_bin = _log(_share((upper[j] - lower[j]) * per))
+            mine[j] = log_weight[j] - _softplus(-a) - _softplus(b) + in_bin
+
+
+@compiled
+def _number_gradient(outputs, first, here, bias, weight, lower, upper, inside, loss, known):  # type: ignore[no-untyped-def]
+    """Derivatives by the outputs of a field, in their place."""
+    for m in range(COMPONENTS):
+        at, spread = first + COMPONENTS + m, first + 2 * COMPONENTS + m
+        logit, location, raw = outputs[first + m, here], outputs[at, here], outputs[spread, here]
+        by_location, by_raw, log_weight, log_inside = bias[at], bias[spread], weight[m], inside[m]
+        for j in range(len(location)):
+            wish = raw[j] + by_raw
+            per = _ONE / (_softplus(wish) + SMALLEST_SCALE)
+            center = location[j] + by_location
+            a, b = (upper[j] - center) * per, (lower[j] - center) * per
+            rest_a, rest_b = _sigmoid(-a), _sigmoid(b)
+            wide = (upper[j] - lower[j]) * per
+            share = _decay(max(loss[j] - log_inside[j], _ZERO))
+            logit[j] = known[j] * (_decay(-log_weight[j]) - share)
+            share *= known[j] * per
+            location[j] = share * (rest_a - rest_b)
+            by_scale = a * rest_a - b * rest_b + wide * _decay(wide) / _share(wide)
+            raw[j] = share * by_scale * _sigmoid(wish)
+
+
+@exactly
+def embed(numeric, category, clip, weights, first, widths, out):  # type: ignore[no-untyped-def]
+    """One vector for each event, into `out` (n, size): clipped numbers, a flag for each missing one, embedded codes.
+
+    numeric (n, F); category (n, C) int32; weights: the tables of all categories one behind the other, that of each from
+    `first` (C,) on, rows of `widths` (C,).
+    """
+    numbers = numeric.shape[1]
+    for i in range(len(numeric)):
+        for f in range(numbers):
+            value = numeric[i, f]
+            known = value == value
+            out[i, f] = min(max(value, -clip), clip) if known else _ZERO
+            out[i, numbers + f] = _ZERO if known else _ONE
+        to = 2 * numbers
+        for c in range(category.shape[1]):
+            start = first[c] + np.int64(category[i, c]) * widths[c]
+            for j in range(widths[c]):
+                out[i, to + j] = weights[start + j]
+            to += widths[c]
+
+
+@compiled
+def embed_back(category, by_out, numbers, first, widths, by_weights):  # type: ignore[no-untyped-def]
+    """Add the derivatives by the tables to `by_weights`; as `embed`."""
+    for i in range(len(category)):
+        at = 2 * numbers
+        for c in range(category.shape[1]):
+            start = first[c] + np.int64(category[i, c]) * widths[c]
+            for j in range(widths[c]):
+                by_weights[start + j] += by_out[i, at + j]
+            at += widths[c]
+
+
+@compiled
+def stage(base, numeric, circles, clock, category, known, tables, first, statistics, before, out):  # type: ignore[no-untyped-def]
+    """Inputs of the heads' stages, (stages, n, W + Q), into `out`; `before` (stages, n, W) is what is activated.
+
+    base (n, 2 W): of the memory; numeric (n, F), of which the columns `circles` pass through `clock` (circles, W);
+    category (n, C) int32, of which the columns `known` are looked up in `tables` (rows, W), from rows `first` on;
+    statistics (n, Q).
+    """
+    width, averages = clock.shape[1], statistics.shape[1]
+    for i in range(len(base)):
+        one, two = before[0, i], before[1, i]
+        for j in range(width):
+            one[j], two[j] = base[i, j], base[i, width + j]
+        for c in range(len(circles)):
+            value = numeric[i, circles[c]]
+            for j in range(width):
+                two[j] += value * clock[c, j]
+        if len(before) > 2:
+            three = before[2, i]
+            for j in range(width):
+                three[j] = two[j]
+            for k in range(len(known)):
+                row = first[k] + np.int64(category[i, known[k]])
+                for j in range(width):
+                    three[j] += tables[row, j]
+        for s in range(len(before)):
+            given, made = before[s, i], out[s, i]
+            for j in range(width):
+                made[j] = given[j] * _sigmoid(given[j])
+            for j in range(averages):
+                made[width + j] = statistics[i, j]
+
+
+@compiled
+def stage_back(category, known, first, before, by_out, by_base, by_tables):  # type: ignore[no-untyped-def]
+    """Derivatives of `stage` by the base (n, 2 W), and by the tables, to which they are added.
+
+    The second half of `by_base` is the derivative by what the clock adds, too.
+    """
+    width = before.shape[2]
+    whole = np.empty(width, np.float32)
+    for i in range(before.shape[1]):
+        for s in (0, 1):
+            given, by = before[s, i], by_out[s, i]
+            for j in range(width):
+                by_base[i, s * width + j] = by[j] * _silu_slope(given[j])
+        if len(before) > 2:
+            given, by = before[2, i], by_out[2, i]
+            for j in range(width):
+                whole[j] = by[j] * _silu_slope(given[j])
+                by_base[i, width + j] += whole[j]
+            for k in range(len(known)):
+                row = first[k] + np.int64(category[i, known[k]])
+                for j in range(width):
+                    by_tables[row, j] += whole[j]
+
+
+@compiled
+def _silu_slope(x):  # type: ignore[no-untyped-def]
+    """Derivative of x sigmoid(x)."""
+    s = _sigmoid(x)
+    return s * (_ONE + x * (_ONE - s))
+
+
+@compiled
+def _tanh(x):  # type: ignore[no-untyped-def]
+    e = _decay(_TWO * abs(x))
+    t = (_ONE - e) / (_ONE + e)
+    return t if x > _ZERO else -t
+
+
+@compiled
+def lstm_step(gates, cell, out, new):  # type: ignore[no-untyped-def]
+    """One step of an LSTM from its gates (n, 4 H): output into `out` and cell into `new`, (n, H) each.
+
+    cell (n, H): before the step; empty (0, H) = nothing yet.
+    """
+    hidden = out.shape[1]
+    gate, fresh = np.empty(hidden, F32), np.empty(hidden, F32)
+    for i in range(len(gates)):
+        kept, said = new[i], out[i]
+        _activate(gates[i, :hidden], gate, False)
+        _activate(gates[i, 2 * hidden : 3 * hidden], fresh, True)
+        for j in range(hidden):
+            kept[j] = gate[j] * fresh[j]
+        if len(cell):
+            old = cell[i]
+            _activate(gates[i, hidden : 2 * hidden], gate, False)
+            for j in range(hidden):
+                kept[j] += gate[j] * old[j]
+        _activate(gates[i, 3 * hidden :], gate, False)
+        _activate(kept, fresh, True)
+        for j in range(hidden):
+            said[j] = gate[j] * fresh[j]
+
+
+@compiled
+def lstm_step_back(gates, cell, new, by_out, by_new, by_gates, by_cell):  # type: ignore[no-untyped-def]
+    """Derivatives of `lstm_step` by the gates and, unless it is empty, by the cell."""
+    hidden = new.shape[1]
+    enter, fresh, leave, by_kept = (
+        np.empty(hidden, F32),
+        np.empty(hidden, F32),
+        np.empty(hidden, F32),
+        np.empty(hidden, F32),
+    )
+    for i in range(len(gates)):
+        _activate(gates[i, :hidden], enter, False)
+        _activate(gates[i, 2 * hidden : 3 * hidden], fresh, True)
+        _activate(gates[i, 3 * hidden :], leave, False)
+        _lstm_out_back(new[i], leave, by_out[i], by_new[i], by_kept, by_gates[i, 3 * hidden :])
+        _sigmoid_back(by_kept, fresh, enter, by_gates[i, :hidden])
+        found = by_gates[i, 2 * hidden : 3 * hidden]
+        for j in range(hidden):
+            found[j] = by_kept[j] * enter[j] * (_ONE - fresh[j] * fresh[j])
+        found = by_gates[i, hidden : 2 * hidden]
+        if len(cell):
+            _activate(gates[i, hidden : 2 * hidden], enter, False)
+            _sigmoid_back(by_kept, cell[i], enter, found)
+            by_old = by_cell[i]
+            for j in range(hidden):
+                by_old[j] = by_kept[j] * enter[j]
+        else:
+            found[:] = _ZERO
+
+
+@compiled
+def _activate(given, out, both):  # type: ignore[no-untyped-def]
+    """Sigmoid of (H,), or hyperbolic tangent where the result may have `both` signs."""
+    for j in range(len(out)):
+        out[j] = _tanh(given[j]) if both else _sigmoid(given[j])
+
+
+@compiled
+def _lstm_out_back(kept, leave, by, beside, by_kept, by_leave):  # type: ignore[no-untyped-def]
+    """Derivatives by the cell and the last gate of leave * tanh(kept); `beside` is what the cell has beside that."""
+    for j in range(len(kept)):
+        by_kept[j] = _tanh(kept[j])
+    for j in range(len(kept)):
+        by_leave[j] = by[j] * by_kept[j] * leave[j] * (_ONE - leave[j])
+    for j in range(len(kept)):
+        by_kept[j] = beside[j] + by[j] * leave[j] * (_ONE - by_kept[j] * by_kept[j])
+
+
+@compiled
+def _sigmoid_back(by, factor, gate, found):  # type: ignore[no-untyped-def]
+    """Derivative of factor * gate by what the gate, a sigmoid, was given."""
+    for j in range(len(found)):
+        found[j] = by[j] * factor[j] * gate[j] * (_ONE - gate[j])
