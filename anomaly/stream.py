@@ -1,8 +1,8 @@
 """Stream: one event in, one score out, with each entity's state carried.
 
-Scores equal those of `Detector.score` on the same events: the same definitions, kept up event by event, in plain arrays
-and numbers (see `anomaly.models.plain` and `anomaly.single`): one event costs little more than what it computes. What
-is carried of an entity is an `EntityState`, bounded however long its history and however busy it is.
+Scores equal those of `Detector.score` on the same events: the same definitions, kept up event by event and compiled
+(see `anomaly.entity_state`, `anomaly.models.program` and `anomaly.single`): one event costs little more than what it
+computes. What is carried of an entity is bounded however long its history and however busy it is.
 """
 
 from __future__ import annotations
@@ -73,8 +73,12 @@ class Stream:
 
     Notes
     -----
-    An event costs a few small products of a vector. Where numpy's library splits those over several threads, set
-    OMP_NUM_THREADS=1 before Python starts.
+    What an event costs is compiled when the first stream is made on a machine, which takes about ten seconds, and loaded
+    in half a second after that; see `anomaly.compiling` for where it is kept. One thread may push at a time.
+
+    An entity costs two to three kB, and never more than the bounds in `anomaly.sequences` let it: of a burst of more
+    than `MOST_WAITING` events inside the quarantine the oldest enter the memory early, windows count the last
+    `MOST_RECENT` events, and a value beyond `MOST_VALUES` of its category is always new. `Detector.score` counts alike.
 
     Examples
     --------
