@@ -73,8 +73,8 @@ class Stream:
 
     Notes
     -----
-    What an event costs is compiled when the first stream is made on a machine, which takes about ten seconds, and loaded
-    in half a second after that; see `anomaly.compiling` for where it is kept. One thread may push at a time.
+    What is computed of an event is compiled when the first stream is made on a machine, which takes about ten seconds,
+    and loaded in half a second after that; see `anomaly.compiling`. One thread may push at a time.
 
     An entity costs two to three kB, and never more than the bounds in `anomaly.sequences` let it: of a burst of more
     than `MOST_WAITING` events inside the quarantine the oldest enter the memory early, windows count the last
