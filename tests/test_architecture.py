@@ -23,6 +23,7 @@ LONGEST_FUNCTION = 60  # lines, the docstring not counted
 ORDER = (
     "errors",
     "files",
+    "loops",
     "values",
     "columns",
     "guessing",
@@ -126,7 +127,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "jinja2": ("report",),
     "markupsafe": ("report", "comparison_page"),  # comes with jinja2
     "matplotlib": ("figures", "event_figure", "comparison_figures"),
-    "numba": ("models.kernels",),
+    "numba": ("loops",),
     "numpy": EVERYWHERE,
     "pandas": ("sources",),
     "polars": (
