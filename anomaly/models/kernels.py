@@ -408,6 +408,17 @@ def embed_back(category, by_out, numbers, first, widths, by_weights):  # type: i
 
 
 @compiled
+def add_rows(rows, place, first, out):  # type: ignore[no-untyped-def]
+    """Add the rows (n, H) to those of `out` at `place` (n,) less `first`; places before the first one are left out."""
+    for i in range(len(rows)):
+        at = place[i] - first
+        if at >= 0:
+            one, to = rows[i], out[at]
+            for j in range(len(one)):
+                to[j] += one[j]
+
+
+@compiled
 def stage(base, numeric, circles, clock, category, known, tables, first, statistics, before, out):  # type: ignore[no-untyped-def]
     """Inputs of the heads' stages, (stages, n, W + Q), into `out`; `before` (stages, n, W) is what is activated.
 
