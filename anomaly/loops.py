@@ -8,7 +8,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 from numba import njit
+
+CELLS = 4096  # of the values of a calibrator
 
 
 def compiled(function: Callable[..., Any], fast: Any = False) -> Callable[..., Any]:
@@ -33,6 +36,15 @@ def interpolate_tail(values, at, level, x, out):  # type: ignore[no-untyped-def]
     the last value it is that of the last one.
     """
     last = len(values) - 1
+    # Where to look, by cells of equal width: most values stand close together, and a search among all takes long.
+    width = values[last] - values[0]
+    cells = CELLS if len(x) > len(values) and width > 1e-200 else 1
+    per = cells / width if cells > 1 else 0.0
+    guide = np.zeros(cells + 1, np.int64)
+    for j in range(len(values) if cells > 1 else 0):
+        guide[min(int((values[j] - values[0]) * per), cells - 1) + 1] = j
+    for cell in range(1, cells + 1):
+        guide[cell] = max(guide[cell], guide[cell - 1])
     for i in range(len(x)):
         one = x[i]
         if one != one:
@@ -41,15 +53,21 @@ def interpolate_tail(values, at, level, x, out):  # type: ignore[no-untyped-def]
         if one < values[0]:
             out[i] = 1.0
             continue
-        right, rest = 0, last + 1  # the first value that is not below x lies among the `rest` from `right` on
-        while rest > 1:
-            half = rest >> 1
-            right += half if values[right + half - 1] < one else 0
-            rest -= half
-        if right < last and values[right] < one:
-            right += 1
+        cell = min(int((min(one, values[last]) - values[0]) * per), cells - 1)
+        right = _first_not_below(values, one, guide[cell], min(guide[cell + 1] + 1, last) if cells > 1 else last)
         left = max(right - 1, 0)
         share, top, low, high = at[right], level[left], values[left], values[right]
         if top > share and low < one < high:
             share = max(top - (one - low) / (high - low) * (top - share), share)
         out[i] = share
+
+
+@compiled
+def _first_not_below(values, x, first, last):  # type: ignore[no-untyped-def]
+    """Index of the first value that is not below x, from `first` to `last`; the last one if all are."""
+    rest = last - first + 1
+    while rest > 1:
+        half = rest >> 1
+        first += half if values[first + half - 1] < x else 0
+        rest -= half
+    return first
