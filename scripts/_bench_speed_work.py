@@ -107,7 +107,7 @@ class Setting:
         return cls(table, read_events(table, SIMULATED_SCHEMA))
 
     def small(self) -> Setting:
-        """The same payments by columns like those of the Handbook's: customer, time, amount and a device for the terminal."""
+        """The same payments by columns like the Handbook's: customer, time, amount, and a device for the terminal."""
         return Setting(self.table, read_events(self.table, SMALL_SCHEMA), SMALL_SCHEMA)
 
     @cached_property
