@@ -309,7 +309,7 @@ def number_losses(outputs, bias, tails, at_event, lower, upper, known, errors): 
     """
     room = np.empty((7, COMPONENTS, WIDTH), F32)
     weight, per, a, b, below, above, inside = room[0], room[1], room[2], room[3], room[4], room[5], room[6]
-    loss = np.empty(WIDTH, F32)
+    loss, wides = np.empty(WIDTH, F32), np.empty(WIDTH, F32)
     summed = 0.0
     for start in range(0, outputs.shape[1], WIDTH):
         here = slice(start, min(start + WIDTH, outputs.shape[1]))
@@ -320,11 +320,13 @@ def number_losses(outputs, bias, tails, at_event, lower, upper, known, errors): 
             _sides(outputs, first, here, bias, low, high, per, a, b, below, above, BOTH)
             if len(errors):
                 _number_error(weight, below, above, tails[g], inside, errors[g, there])
-            _inside(weight, below, above, a, b, len(count), inside)
+            _inside(weight, below, above, per, low, high, inside)
             _log_sum(inside, len(count), loss)
             for j in range(len(count)):
                 summed -= count[j] * loss[j]
-            _number_gradient(outputs, first, here, bias, weight, per, a, b, inside, loss, count)
+            for j in range(len(count)):
+                wides[j] = high[j] - low[j]
+            _number_gradient(outputs, first, here, bias, weight, per, a, b, wides, inside, loss, count)
     return summed
 
 
@@ -341,18 +343,18 @@ def _share(wide):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def _inside(weight, below, above, a, b, width, inside):  # type: ignore[no-untyped-def]
+def _inside(weight, below, above, per, lower, upper, inside):  # type: ignore[no-untyped-def]
     """Log of what each component puts into the bin, (M, width)."""
     for m in range(COMPONENTS):
-        one, under, over, high, low, made = weight[m], below[m], above[m], a[m], b[m], inside[m]
-        for j in range(width):
-            made[j] = _log(_share(high[j] - low[j]))
-        for j in range(width):
+        one, under, over, each, made = weight[m], below[m], above[m], per[m], inside[m]
+        for j in range(len(lower)):
+            made[j] = _log(_share((upper[j] - lower[j]) * each[j]))
+        for j in range(len(lower)):
             made[j] += one[j] - under[j] - over[j]
 
 
 @compiled
-def _number_gradient(outputs, first, here, bias, weight, per, a, b, inside, loss, known):  # type: ignore[no-untyped-def]
+def _number_gradient(outputs, first, here, bias, weight, per, a, b, wides, inside, loss, known):  # type: ignore[no-untyped-def]
     """Derivatives by the outputs of a field, in their place; `inside` becomes what each component counts."""
     for m in range(COMPONENTS):
         at, spread = first + COMPONENTS + m, first + 2 * COMPONENTS + m
@@ -365,7 +367,7 @@ def _number_gradient(outputs, first, here, bias, weight, per, a, b, inside, loss
         for j in range(len(location)):
             share[j] *= known[j] * each[j]
         for j in range(len(location)):
-            wide = high[j] - low[j]
+            wide = wides[j] * each[j]
             rest_high, rest_low = _sigmoid(-high[j]), _sigmoid(low[j])
             location[j] = share[j] * (rest_high - rest_low)
             share[j] *= high[j] * rest_high - low[j] * rest_low + wide * _decay(wide) / _share(wide)
