@@ -20,6 +20,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
 from anomaly.errors import ArtifactError, NotFittedError, ParameterError
+from anomaly.loops import interpolate_tail
 
 Floats = NDArray[np.float64]
 
@@ -219,19 +220,9 @@ class TailCalibrator:
     def _bulk(self, x: Floats) -> Floats:
         """Empirical p of `x`, a new array; what lies beyond the threshold is overwritten by the caller."""
         self._check_fitted()
-        last = self.values_.size - 1
-        right = np.minimum(np.searchsorted(self.values_, x, side="left"), last)
-        left = np.maximum(right - 1, 0)
-        p: Floats = np.array(self.at_[right])
-        level = self.levels()
-        inside = (level[left] > p) & (x > self.values_[left]) & (x < self.values_[right])
-        if inside.any():
-            a, b = self.values_[left[inside]], self.values_[right[inside]]
-            top, bottom = level[left[inside]], p[inside]
-            p[inside] = np.maximum(top - (x[inside] - a) / (b - a) * (top - bottom), bottom)
-        p[x < self.values_[0]] = 1.0
-        p[np.isnan(x)] = np.nan
-        return p
+        p = np.empty(x.size)
+        interpolate_tail(self.values_, self.at_, self.levels(), np.ascontiguousarray(x).reshape(-1), p)
+        return p.reshape(x.shape)
 
     def levels(self) -> Floats:
         """Level of p just above each kept value, (k,): continuous, so that rounding makes no step; an atom steps."""

@@ -30,16 +30,20 @@ _OPTIONS = {"error_model": "numpy", "no_cfunc_wrapper": True}
 _njit: Any = numba.njit  # its types do not know all of its options
 
 
-def compiled(function: Callable[Given, Found]) -> Callable[Given, Found]:
-    """A function of numbers and arrays as machine code, to be called from Python."""
+def compiled(function: Callable[Given, Found], fast: Any = False) -> Callable[Given, Found]:
+    """A function of numbers and arrays as machine code, to be called from Python, by several threads at once.
+
+    `fast` names what LLVM may assume of floats; by default nothing, so that NaN is NaN and each sum is as written.
+    """
+    options = {**_OPTIONS, "fastmath": fast, "nogil": True}
     try:
         # What numba keeps has a name with the function's in it: with the state of its file in it too, nothing that
         # another version of the file has left behind is ever read.
         source = Path(function.__code__.co_filename).read_bytes()
         function.__qualname__ += f"_{blake2b(source, digest_size=4).hexdigest()}"
-        made = _njit(cache=True, **_OPTIONS)(function)
+        made = _njit(cache=True, **options)(function)
     except (OSError, RuntimeError):  # no file, or no folder to keep it in: then it is compiled in each process
-        made = _njit(**_OPTIONS)(function)
+        made = _njit(**options)(function)
     return cast("Callable[Given, Found]", made)
 
 

@@ -216,7 +216,10 @@ class Detector:
         errors = self.errors(sequences, None if start is None else sequences.time > start - longest)
         judged = self.scorer_.judge(errors, sequences, mask)
         known = statuses(read.frame, sequences, self.known_)
-        fields = self.scorer_.field_surprise({name: values[mask] for name, values in errors.items()})
+        if not mask.all():
+            errors = {name: values[mask] for name, values in errors.items()}
+        fields = self.scorer_.field_surprise(errors)
+        del errors, sequences  # the table takes room
         scores = score_table(read.frame, self.schema, mask, judged, fields, known)
         self._last = (read, scores)
         return scores

@@ -6,7 +6,9 @@ a sum of n of them is Gamma(n, 1) (Fisher 1932).
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -20,6 +22,7 @@ SOFT_THRESHOLD = float(np.log(20.0))  # a field says something once its own p-va
 FAR = 30.0  # beyond e^-30 no model knows its own tail: such surprises keep their order, but not their size
 GENTLE = 0.1  # weight of all the rest, so that events without a strange field keep an order
 BLOCK = 8192  # events at a time
+LEAST_FOR_A_THREAD = 100_000  # events
 LOUDEST = 7.0  # nats that one event adds to evidence at most: 1 in 1,100; a run is more than one event
 
 
@@ -102,7 +105,7 @@ def window_evidence(number: Float, sums: Float, dependence: Float | float) -> Fl
     count = number[known]
     widened = np.minimum(np.broadcast_to(dependence, number.shape)[known], count)
     shape, scaled = count / widened, np.maximum(sums[known], 0.0) / widened
-    tail = special.gammaincc(shape, scaled)
+    tail = _upper_gamma(shape, scaled)
     nats = -np.log(np.maximum(tail, 1e-300))
     # Far out the leading term of the incomplete gamma function stands in for what underflows.
     far = ~(tail > 1e-290)
@@ -112,6 +115,16 @@ def window_evidence(number: Float, sums: Float, dependence: Float | float) -> Fl
     evidence = np.zeros(number.shape)
     evidence[known] = nats
     return evidence
+
+
+def _upper_gamma(shape: Float, x: Float) -> Float:
+    """Regularised upper incomplete gamma function, (n,); long arrays by several threads, since SciPy lets them run."""
+    threads = min(len(shape) // LEAST_FOR_A_THREAD, os.cpu_count() or 1)
+    if threads < 2:
+        return np.asarray(special.gammaincc(shape, x))
+    with ThreadPoolExecutor(threads) as pool:
+        parts = (np.array_split(one, threads) for one in (shape, x))
+        return np.concatenate(list(pool.map(special.gammaincc, *parts)))
 
 
 def surroundings(

@@ -294,9 +294,10 @@ class Scorer:
             The n events to judge; all by default.
         """
         sums, number = recent_sums(sequences, self.fresh(errors), self.combination.scales)
-        chosen = np.ones(len(sequences), dtype=bool) if mask is None else mask
-        mine = {name: values[chosen] for name, values in errors.items()}
-        return self.judge_sums(mine, sums[chosen], number[chosen], self.pace(sequences)[chosen])
+        if mask is None or mask.all():  # nothing to copy
+            return self.judge_sums(errors, sums, number, self.pace(sequences))
+        mine = {name: values[mask] for name, values in errors.items()}
+        return self.judge_sums(mine, sums[mask], number[mask], self.pace(sequences)[mask])
 
     def judge_sums(self, errors: Errors, sums: Float, number: Float, pace: Float) -> Judgement:
         """Judge N events by what the models said of them, the sums (N, W) over the recent past, and the pace (N,)."""

@@ -24,6 +24,7 @@ ORDER = (
     "errors",
     "files",
     "compiling",
+    "loops",
     "values",
     "columns",
     "guessing",
@@ -128,7 +129,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "jinja2": ("report",),
     "markupsafe": ("report", "comparison_page"),  # comes with jinja2
     "matplotlib": ("figures", "event_figure", "comparison_figures"),
-    "numba": ("compiling", "models.kernels"),
+    "numba": ("compiling",),
     "numpy": EVERYWHERE,
     "pandas": ("sources",),
     "polars": (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import product
 from pathlib import Path
 
 import _bench_speed_work as work
@@ -26,13 +27,15 @@ def test_a_share_of_raw_is_the_ratio_of_two_rates_of_the_same_run(setting: work.
     before = torch.get_num_threads()
     figures = work.rates(setting)
     assert torch.get_num_threads() == before
-    for part in ("fit", "score"):
+    for part, end in product(("fit", "score"), ("", ".small")):
         raw = "raw.fit" if part == "fit" else "raw.score"
         for model in work.MODELS:
-            rate, limit = (figures[f"{name}.{model}.events_per_second"] for name in (part, raw))
-            assert figures[f"{part}.{model}.share_of_raw"] == pytest.approx(rate / limit)
-        shares = [figures[f"{part}.{model}.share_of_raw"] for model in work.MODELS]
-        assert min(shares) <= figures[f"{part}.share_of_raw"] <= max(shares)
+            rate, limit = (figures[f"{name}.{model}.events_per_second{end}"] for name in (part, raw))
+            assert figures[f"{part}.{model}.share_of_raw{end}"] == pytest.approx(rate / limit)
+        shares = [figures[f"{part}.{model}.share_of_raw{end}"] for model in work.MODELS]
+        assert min(shares) <= figures[f"{part}.share_of_raw{end}"] <= max(shares)
+    for size in ("inputs", "outputs"):
+        assert figures[f"{size}.forecaster.small"] < figures[f"{size}.forecaster"]
 
 
 def test_sections_are_gathered_and_the_page_tells_what_was_not_measured(tmp_path: Path) -> None:

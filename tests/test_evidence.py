@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
+from anomaly import evidence
 from anomaly.evidence import (
     GENTLE,
     LOUDEST,
@@ -116,3 +117,13 @@ def test_ranks_of_a_sample_are_close_to_those_of_all() -> None:
     values = np.random.default_rng(2).normal(size=50_000)
     exact = -np.log((stats.rankdata(-values, method="max") + 1) / (len(values) + 1))
     assert np.abs(np.exp(-rank_surprise(values, most=5_000)) - np.exp(-exact)).max() < 0.02
+
+
+def test_long_arrays_are_summed_up_like_short_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    draw = np.random.default_rng(0)
+    number = draw.integers(0, 50, (101, 4)).astype(np.float64)
+    sums = number * draw.uniform(0.5, 3.0, number.shape)
+    expected = window_evidence(number, sums, 1.5)
+    monkeypatch.setattr(evidence, "LEAST_FOR_A_THREAD", 10)
+    monkeypatch.setattr("os.cpu_count", lambda: 3)
+    np.testing.assert_array_equal(window_evidence(number, sums, 1.5), expected)

@@ -152,6 +152,10 @@ class Picked(torch.autograd.Function):
         """Derivative by `output`."""
         (place,) = ctx.saved_tensors
         steps, rows, hidden = ctx.shape
+        if by_rows.device.type == "cpu":
+            summed = by_rows.new_zeros(ctx.shape)
+            kernels.add_rows(by_rows.contiguous().numpy(), place.numpy(), ctx.first, summed.view(-1, hidden).numpy())
+            return summed, None, None, None
         # Places before the chunk count into a row that is thrown away.
         found = by_rows.new_zeros(1 + steps * rows, hidden)
         found.index_add_(0, (place - (ctx.first - 1)).clamp_(min=0), by_rows)

@@ -13,13 +13,16 @@ Letters used in shapes: n events, G fields, M mixture components, O outputs, d i
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
-from numba import njit
 
-# No reordering of sums: the exponential below rounds by adding a large number and taking it away again.
-FAST = {"contract", "arcp", "nsz", "nnan", "ninf"}
+from anomaly import compiling
+
+# No reordering of sums: the exponential below rounds by adding a large number and taking it away again. And no product
+# that goes into a sum unrounded: whether a loop runs as vectors hangs on where its arrays lie, and both ways must agree.
+compiled: Callable[[Callable[..., Any]], Callable[..., Any]] = partial(compiling.compiled, fast={"nsz", "nnan", "ninf"})
 WIDTH = 128  # events at a time: what is summed up for them stays in the first cache
 COMPONENTS = 4
 SMALLEST_SCALE = np.float32(0.02)  # of a mixture component, in encoded units
@@ -31,21 +34,6 @@ UPPER, LOWER, BOTH = 0, 1, 2  # tails of a number
 
 _ROUND = np.float32(12582912.0)  # 1.5 * 2 ** 23: a float32 that is added to it is rounded to a whole number
 _ZERO, _HALF, _ONE, _TWO, _HUGE = (np.float32(x) for x in (0.0, 0.5, 1.0, 2.0, 1e30))
-
-
-def compiled(function: Callable[..., Any], fast: Any = FAST) -> Callable[..., Any]:
-    """Compile at the first call, and keep that beside the package or in the user's cache, where one may be written."""
-    wish: dict[str, Any] = {"fastmath": fast, "nogil": True, "error_model": "numpy"}
-    try:
-        made: Callable[..., Any] = njit(cache=True, **wish)(function)
-    except RuntimeError:  # neither may: it is compiled in each process
-        made = njit(**wish)(function)
-    return made
-
-
-def exactly(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Compile what may meet NaN."""
-    return compiled(function, False)
 
 
 @compiled
@@ -243,33 +231,56 @@ def _log_sum(terms, width, out):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def _tail(outputs, first, here, bias, weight, border, sign, work, out):  # type: ignore[no-untyped-def]
-    """Log of the mass above `border` (sign 1) or below it (sign -1), (width,)."""
+def _sides(outputs, first, here, bias, lower, upper, per, a, b, below, above, tail):  # type: ignore[no-untyped-def]
+    """Borders of the bins in units of each component, and -log of the shares below the upper, above the lower one.
+
+    All (M, width): 1 / scale into `per`, (upper - location) / scale into `a`, (lower - location) / scale into `b`;
+    softplus(-a) into `below` and softplus(b) into `above`, if the `tail` asks for them.
+    """
     for m in range(COMPONENTS):
         at, spread = first + COMPONENTS + m, first + 2 * COMPONENTS + m
         location, raw, by_location, by_raw = outputs[at, here], outputs[spread, here], bias[at], bias[spread]
-        mine, log_weight = work[m], weight[m]
+        each, high, low = per[m], a[m], b[m]
         for j in range(len(location)):
-            scale = _softplus(raw[j] + by_raw) + SMALLEST_SCALE
-            z = (border[j] - (location[j] + by_location)) / scale
-            mine[j] = log_weight[j] - _softplus(sign * z)
-    _log_sum(work, here.stop - here.start, out)
+            each[j] = _ONE / (_softplus(raw[j] + by_raw) + SMALLEST_SCALE)
+        for j in range(len(location)):
+            center = location[j] + by_location
+            high[j] = (upper[j] - center) * each[j]
+            low[j] = (lower[j] - center) * each[j]
+        if tail != UPPER:
+            _softplus_of(high, -_ONE, below[m])
+        if tail != LOWER:
+            _softplus_of(low, _ONE, above[m])
 
 
 @compiled
-def _number_error(outputs, first, here, bias, weight, lower, upper, tail, work, out):  # type: ignore[no-untyped-def]
-    """-ln of the tail of one field, (width,) >= 0."""
-    found = np.empty((2, WIDTH), np.float32)
-    above, below = found[0], found[1]
-    if tail != LOWER:
-        _tail(outputs, first, here, bias, weight, lower, _ONE, work, above)
-    if tail != UPPER:
-        _tail(outputs, first, here, bias, weight, upper, -_ONE, work, below)
-    if tail == LOWER:
-        above[:] = below
+def _softplus_of(given, sign, out):  # type: ignore[no-untyped-def]
+    for j in range(len(given)):
+        out[j] = _softplus(sign * given[j])
+
+
+@compiled
+def _number_error(weight, below, above, tail, work, out):  # type: ignore[no-untyped-def]
+    """-ln of the tail of one field, (width,) >= 0, from what its components say, (M, width) each."""
+    found = np.empty((2, WIDTH), F32)
+    up, down = found[0], found[1]
+    _log_mass(weight, below if tail == LOWER else above, work, len(out), up)
+    if tail == BOTH:
+        _log_mass(weight, below, work, len(out), down)
+        for j in range(len(out)):
+            up[j] = min(up[j], down[j]) + LOG_2
     for j in range(len(out)):
-        log_p = min(above[j], below[j]) + LOG_2 if tail == BOTH else above[j]
-        out[j] = max(-log_p, _ZERO)
+        out[j] = max(-up[j], _ZERO)
+
+
+@compiled
+def _log_mass(weight, beside, work, width, out):  # type: ignore[no-untyped-def]
+    """Log of the mass of all components, less what is `beside` of each; into (width,)."""
+    for m in range(COMPONENTS):
+        one, other, made = weight[m], beside[m], work[m]
+        for j in range(width):
+            made[j] = one[j] - other[j]
+    _log_sum(work, width, out)
 
 
 @compiled
@@ -280,15 +291,16 @@ def number_errors(outputs, bias, tails, at_event, lower, upper, out):  # type: i
     field; tails (G,). Of `lower` and `upper`, the borders of the bins, and of `out`, (G, all events), the block begins
     at `at_event`.
     """
-    n = outputs.shape[1]
-    weight, work = np.empty((COMPONENTS, WIDTH), np.float32), np.empty((COMPONENTS, WIDTH), np.float32)
-    for start in range(0, n, WIDTH):
-        here = slice(start, min(start + WIDTH, n))
+    room = np.empty((7, COMPONENTS, WIDTH), F32)
+    weight, per, a, b, below, above, work = room[0], room[1], room[2], room[3], room[4], room[5], room[6]
+    for start in range(0, outputs.shape[1], WIDTH):
+        here = slice(start, min(start + WIDTH, outputs.shape[1]))
         there = slice(at_event + here.start, at_event + here.stop)
         for g in range(len(tails)):
-            first, low, high, found = 3 * COMPONENTS * g, lower[g, there], upper[g, there], out[g, there]
+            first = 3 * COMPONENTS * g
             _mixture(outputs, first, here, bias, weight)
-            _number_error(outputs, first, here, bias, weight, low, high, tails[g], work, found)
+            _sides(outputs, first, here, bias, lower[g, there], upper[g, there], per, a, b, below, above, tails[g])
+            _number_error(weight, below, above, tails[g], work, out[g, there])
 
 
 @compiled
@@ -298,76 +310,75 @@ def number_losses(outputs, bias, tails, at_event, lower, upper, known, errors): 
     As `number_errors`; `known` and `errors` are (G, all events): what each counts, and what is filled in unless empty.
     The derivatives are those of `anomaly.models.likelihood.Tails.gradient`.
     """
-    n = outputs.shape[1]
-    weight, inside = np.empty((COMPONENTS, WIDTH), np.float32), np.empty((COMPONENTS, WIDTH), np.float32)
-    loss = np.empty(WIDTH, np.float32)
+    room = np.empty((7, COMPONENTS, WIDTH), F32)
+    weight, per, a, b, below, above, inside = room[0], room[1], room[2], room[3], room[4], room[5], room[6]
+    loss, wides = np.empty(WIDTH, F32), np.empty(WIDTH, F32)
     summed = 0.0
-    for start in range(0, n, WIDTH):
-        here = slice(start, min(start + WIDTH, n))
+    for start in range(0, outputs.shape[1], WIDTH):
+        here = slice(start, min(start + WIDTH, outputs.shape[1]))
         there = slice(at_event + here.start, at_event + here.stop)
         for g in range(len(tails)):
             first, low, high, count = 3 * COMPONENTS * g, lower[g, there], upper[g, there], known[g, there]
             _mixture(outputs, first, here, bias, weight)
+            _sides(outputs, first, here, bias, low, high, per, a, b, below, above, BOTH)
             if len(errors):
-                _number_error(outputs, first, here, bias, weight, low, high, tails[g], inside, errors[g, there])
-            _inside(outputs, first, here, bias, weight, low, high, inside)
+                _number_error(weight, below, above, tails[g], inside, errors[g, there])
+            _inside(weight, below, above, per, low, high, inside)
             _log_sum(inside, len(count), loss)
             for j in range(len(count)):
                 summed -= count[j] * loss[j]
-            _number_gradient(outputs, first, here, bias, weight, low, high, inside, loss, count)
+            for j in range(len(count)):
+                wides[j] = high[j] - low[j]
+            _number_gradient(outputs, first, here, bias, weight, per, a, b, wides, inside, loss, count)
     return summed
 
 
 @compiled
 def _share(wide):  # type: ignore[no-untyped-def]
     """1 - exp(-x) of x > 0, exact in proportion near 0."""
-    x = min(wide, np.float32(0.25))
-    p = np.float32(-1 / 720) * x + np.float32(1 / 120)
-    p = p * x + np.float32(-1 / 24)
-    p = p * x + np.float32(1 / 6)
-    p = p * x + np.float32(-1 / 2)
+    x = min(wide, F32(0.25))
+    p = F32(-1 / 720) * x + F32(1 / 120)
+    p = p * x + F32(-1 / 24)
+    p = p * x + F32(1 / 6)
+    p = p * x + F32(-1 / 2)
     near, far = x + x * x * p, _ONE - _decay(wide)
-    return near if wide < np.float32(0.25) else far
+    return near if wide < F32(0.25) else far
 
 
 @compiled
-def _inside(outputs, first, here, bias, weight, lower, upper, inside):  # type: ignore[no-untyped-def]
+def _inside(weight, below, above, per, lower, upper, inside):  # type: ignore[no-untyped-def]
     """Log of what each component puts into the bin, (M, width)."""
     for m in range(COMPONENTS):
-        at, spread = first + COMPONENTS + m, first + 2 * COMPONENTS + m
-        location, raw, by_location, by_raw = outputs[at, here], outputs[spread, here], bias[at], bias[spread]
-        mine, log_weight = inside[m], weight[m]
-        for j in range(len(location)):
-            per = _ONE / (_softplus(raw[j] + by_raw) + SMALLEST_SCALE)
-            center = location[j] + by_location
-            a, b = (upper[j] - center) * per, (lower[j] - center) * per
-            in_bin = _log(_share((upper[j] - lower[j]) * per))
-            mine[j] = log_weight[j] - _softplus(-a) - _softplus(b) + in_bin
+        one, under, over, each, made = weight[m], below[m], above[m], per[m], inside[m]
+        for j in range(len(lower)):
+            made[j] = _log(_share((upper[j] - lower[j]) * each[j]))
+        for j in range(len(lower)):
+            made[j] += one[j] - under[j] - over[j]
 
 
 @compiled
-def _number_gradient(outputs, first, here, bias, weight, lower, upper, inside, loss, known):  # type: ignore[no-untyped-def]
-    """Derivatives by the outputs of a field, in their place."""
+def _number_gradient(outputs, first, here, bias, weight, per, a, b, wides, inside, loss, known):  # type: ignore[no-untyped-def]
+    """Derivatives by the outputs of a field, in their place; `inside` becomes what each component counts."""
     for m in range(COMPONENTS):
         at, spread = first + COMPONENTS + m, first + 2 * COMPONENTS + m
-        logit, location, raw = outputs[first + m, here], outputs[at, here], outputs[spread, here]
-        by_location, by_raw, log_weight, log_inside = bias[at], bias[spread], weight[m], inside[m]
+        logit, location, raw, by_raw = outputs[first + m, here], outputs[at, here], outputs[spread, here], bias[spread]
+        log_weight, share, each, high, low = weight[m], inside[m], per[m], a[m], b[m]
         for j in range(len(location)):
-            wish = raw[j] + by_raw
-            per = _ONE / (_softplus(wish) + SMALLEST_SCALE)
-            center = location[j] + by_location
-            a, b = (upper[j] - center) * per, (lower[j] - center) * per
-            rest_a, rest_b = _sigmoid(-a), _sigmoid(b)
-            wide = (upper[j] - lower[j]) * per
-            share = _decay(max(loss[j] - log_inside[j], _ZERO))
-            logit[j] = known[j] * (_decay(-log_weight[j]) - share)
-            share *= known[j] * per
-            location[j] = share * (rest_a - rest_b)
-            by_scale = a * rest_a - b * rest_b + wide * _decay(wide) / _share(wide)
-            raw[j] = share * by_scale * _sigmoid(wish)
+            share[j] = _decay(max(loss[j] - share[j], _ZERO))
+        for j in range(len(location)):
+            logit[j] = known[j] * (_decay(-log_weight[j]) - share[j])
+        for j in range(len(location)):
+            share[j] *= known[j] * each[j]
+        for j in range(len(location)):
+            wide = wides[j] * each[j]
+            rest_high, rest_low = _sigmoid(-high[j]), _sigmoid(low[j])
+            location[j] = share[j] * (rest_high - rest_low)
+            share[j] *= high[j] * rest_high - low[j] * rest_low + wide * _decay(wide) / _share(wide)
+        for j in range(len(location)):
+            raw[j] = share[j] * _sigmoid(raw[j] + by_raw)
 
 
-@exactly
+@compiling.compiled
 def embed(numeric, category, clip, weights, first, widths, out):  # type: ignore[no-untyped-def]
     """One vector for each event, into `out` (n, size): clipped numbers, a flag for each missing one, embedded codes.
 
@@ -399,6 +410,17 @@ def embed_back(category, by_out, numbers, first, widths, by_weights):  # type: i
             for j in range(widths[c]):
                 by_weights[start + j] += by_out[i, at + j]
             at += widths[c]
+
+
+@compiled
+def add_rows(rows, place, first, out):  # type: ignore[no-untyped-def]
+    """Add the rows (n, H) to those of `out` at `place` (n,) less `first`; places before the first one are left out."""
+    for i in range(len(rows)):
+        at = place[i] - first
+        if at >= 0:
+            one, to = rows[i], out[at]
+            for j in range(len(one)):
+                to[j] += one[j]
 
 
 @compiled

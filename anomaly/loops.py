@@ -1,0 +1,54 @@
+"""Loops over arrays, compiled; those of the models are in `anomaly.models.kernels`."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from anomaly.compiling import compiled
+
+CELLS = 4096  # of the values of a calibrator
+
+
+@compiled
+def interpolate_tail(values, at, level, x, out):  # type: ignore[no-untyped-def]
+    """Share of the held-out values that are at least as high as each of x, into `out`; all (n,), or (k,) as learned.
+
+    See `anomaly.calibration.TailCalibrator`, of which `values`, `at` and `level` (all (k,)) are. NaN stays NaN; beyond
+    the last value it is that of the last one.
+    """
+    last = len(values) - 1
+    # Where to look, by cells of equal width: most values stand close together, and a search among all takes long.
+    width = values[last] - values[0]
+    cells = CELLS if len(x) > len(values) and width > 1e-200 else 1
+    per = cells / width if cells > 1 else 0.0
+    guide = np.zeros(cells + 1, np.int64)
+    for j in range(len(values) if cells > 1 else 0):
+        guide[min(int((values[j] - values[0]) * per), cells - 1) + 1] = j
+    for cell in range(1, cells + 1):
+        guide[cell] = max(guide[cell], guide[cell - 1])
+    for i in range(len(x)):
+        one = x[i]
+        if one != one:
+            out[i] = one
+            continue
+        if one < values[0]:
+            out[i] = 1.0
+            continue
+        cell = min(int((min(one, values[last]) - values[0]) * per), cells - 1)
+        right = _first_not_below(values, one, guide[cell], min(guide[cell + 1] + 1, last) if cells > 1 else last)
+        left = max(right - 1, 0)
+        share, top, low, high = at[right], level[left], values[left], values[right]
+        if top > share and low < one < high:
+            share = max(top - (one - low) / (high - low) * (top - share), share)
+        out[i] = share
+
+
+@compiled
+def _first_not_below(values, x, first, last):  # type: ignore[no-untyped-def]
+    """Index of the first value that is not below x, from `first` to `last`; the last one if all are."""
+    rest = last - first + 1
+    while rest > 1:
+        half = rest >> 1
+        first += half if values[first + half - 1] < x else 0
+        rest -= half
+    return first

@@ -1,0 +1,56 @@
+"""Compiled loops: what they share, and the numbers of the plain ones."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from anomaly.compiling import compiled
+from anomaly.loops import interpolate_tail
+
+
+def plain(values: list[float], at: list[float], level: list[float], x: float) -> float:
+    """One share, by the first value that is not below x."""
+    if x < values[0]:
+        return 1.0
+    right = next((index for index, value in enumerate(values) if value >= x), len(values) - 1)
+    left = max(right - 1, 0)
+    if level[left] > at[right] and values[left] < x < values[right]:
+        share = (x - values[left]) / (values[right] - values[left])
+        return max(level[left] - share * (level[left] - at[right]), at[right])
+    return at[right]
+
+
+@given(
+    st.lists(st.floats(-100, 100), min_size=1, max_size=40, unique=True),
+    st.lists(st.floats(-120, 120), max_size=30),
+)
+def test_each_value_finds_its_place(values: list[float], x: list[float]) -> None:
+    values = sorted(values)
+    at = [1.0 - index / len(values) for index in range(len(values))]
+    level = [one - 0.5 / len(values) * (index % 3 == 0) for index, one in enumerate(at)]
+    asked = [*x, *values]
+    found = np.empty(len(asked))
+    interpolate_tail(np.array(values), np.array(at), np.array(level), np.array(asked), found)
+    assert found.tolist() == [plain(values, at, level, one) for one in asked]
+
+
+def test_nothing_is_said_of_nothing() -> None:
+    found = np.zeros(2)
+    one = np.ones(1)
+    interpolate_tail(one, one, one, np.array([np.nan, 1.0]), found)
+    assert np.isnan(found[0])
+    assert found[1] == 1.0
+
+
+def test_a_loop_is_compiled_and_lets_go_of_the_interpreter() -> None:
+    def double(x: float) -> float:
+        return 2.0 * x
+
+    made = compiled(double)
+    assert made(2.0) == 4.0
+    assert made.targetoptions["nogil"]  # type: ignore[attr-defined]
+    with pytest.raises(AttributeError):
+        _ = double.targetoptions  # type: ignore[attr-defined]
