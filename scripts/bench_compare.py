@@ -52,12 +52,12 @@ from anomaly.simulator import SIMULATED_SCHEMA, simulate
 Floats = NDArray[np.float64]
 
 DAYS, SINCE = 90, "2024-03-01"
-FRAUD_RATE = 0.015  # more than the simulation's own 0.01, so that few customers have some 300 known frauds
+FRAUD_RATE = 0.025  # more than the simulation's own 0.01, so that few customers have more than 300 known frauds
 KNOWN = (10, 30, 100, 300)
 ALL = "all"
 FEW = 30  # known frauds at which the head started from the detector is judged
 FIRST_SEED = 3101  # no choice was made on these
-EPOCHS = 6  # of detector and heads
+EPOCHS = 4  # of detector and heads
 HANDBOOK_BASELINES = ("logistic", "xgboost")  # a forest on so many payments takes as long as all others together
 NAMES = {"head_pretrained": "pretrained"}
 LEARNERS = ("logistic", "forest", "xgboost", "head", "pretrained")
@@ -95,14 +95,14 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Read the arguments."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, help="the Handbook's payments, a Parquet file; else simulated ones")
-    parser.add_argument("--customers", type=int, help="(default: 200 of each simulation, 1000 of the Handbook's)")
+    parser.add_argument("--customers", type=int, help="(default: 160 of each simulation, 400 of the Handbook's)")
     parser.add_argument("--seeds", type=int, default=2, help="simulations (default: %(default)s)")
     parser.add_argument("--hidden", type=int, default=64, help="size of the memories (default: %(default)s)")
     parser.add_argument("--epochs", type=int, default=EPOCHS, help="of detector and heads (default: %(default)s)")
     parser.add_argument("--repeats", type=int, default=1000, help="resamples (default: %(default)s)")
     parser.add_argument("--reports", type=Path, default=ROOT / "reports" / "compare", help="folder of the figures")
     wish = parser.parse_args(arguments)
-    wish.customers = wish.customers or (1000 if wish.data else 200)
+    wish.customers = wish.customers or (400 if wish.data else 160)
     return wish
 
 

@@ -21,7 +21,7 @@ import numpy as np
 from anomaly import compiling
 
 # No reordering of sums: the exponential below rounds by adding a large number and taking it away again. And no product
-# that goes into a sum unrounded: whether a loop runs as vectors hangs on where its arrays lie, and both ways must agree.
+# that goes into a sum unrounded: whether a loop runs as vectors hangs on where its arrays lie, and both must agree.
 compiled: Callable[[Callable[..., Any]], Callable[..., Any]] = partial(compiling.compiled, fast={"nsz", "nnan", "ninf"})
 WIDTH = 128  # events at a time: what is summed up for them stays in the first cache
 COMPONENTS = 4
