@@ -133,8 +133,8 @@ def pieces(sizes: Sizes) -> list[Piece]:
     few = min(sizes.few_seeds, sizes.seeds)
     add(few, "plain", plain)
     add(few, "oracle", oracle)
-    for part in REFITTED:
-        add(sizes.seeds, part, refitted, part)
+    add(sizes.seeds, "robust_weights", refitted, "robust_weights")
+    add(few, "quarantine", refitted, "quarantine")  # what it brings is plain in two
     add(min(sizes.lstm_seeds, sizes.seeds), "pyod_lstm", peer, "pyod_lstm", needs="pyod")
     return found
 
