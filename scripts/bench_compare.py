@@ -261,8 +261,8 @@ def page(figures: Mapping[str, float], part: str, command: str, wish: argparse.N
         f"""Average precision on the Handbook's payments of August and September, of {wish.customers:,} customers who
         pay at the same terminals ({scored} One fit; in brackets 95 % intervals over the customers"""
         if part == HANDBOOK
-        else f"""Average precision on the last 30 of {DAYS} days of simulated payments ({wish.customers} customers in
-        each of {mine["seeds"]:.0f} simulations, {scored} Mean over the simulations; in brackets 95 % intervals over
+        else f"""Average precision on the last 30 of {DAYS} days of simulated payments ({wish.customers} customers
+        of each simulation, of which there are {mine["seeds"]:.0f}; {scored} Mean over the simulations; in brackets 95 % intervals over
         their customers"""
     )
     parts = [
@@ -301,9 +301,9 @@ def verdict(figures: Mapping[str, float], part: str = PART) -> str:
         for before, one in pairwise(known)
         if figures[f"{part}.{one}.pretrained.ap"] < figures[f"{part}.{before}.pretrained.ap"]
     ]
-    ends = f"below the detector with {', '.join(below)}" if below else "never below the detector"
+    ends = f"below the detector with {', '.join(below)} known" if below else "never below the detector"
     rises = f"falls at {', '.join(falls)}" if falls else "rises with every step"
-    return f"With {FEW} known frauds the pre-trained head beats {', '.join(said)}. It is {ends} known, and {rises}."
+    return f"With {FEW} known frauds the pre-trained head beats {', '.join(said)}. It is {ends}, and {rises}."
 
 
 def filled(text: str) -> str:
