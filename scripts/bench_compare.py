@@ -262,8 +262,8 @@ def page(figures: Mapping[str, float], part: str, command: str, wish: argparse.N
         pay at the same terminals ({scored} One fit; in brackets 95 % intervals over the customers"""
         if part == HANDBOOK
         else f"""Average precision on the last 30 of {DAYS} days of simulated payments ({wish.customers} customers
-        of each simulation, of which there are {mine["seeds"]:.0f}; {scored} Mean over the simulations; in brackets 95 % intervals over
-        their customers"""
+        of each simulation, of which there are {mine["seeds"]:.0f}; {scored} Mean over the simulations; in brackets
+        95 % intervals over their customers"""
     )
     parts = [
         f"# What each label buys{': the Handbook' if part == HANDBOOK else ''}",
