@@ -177,7 +177,7 @@ def precisions(
     See `_episode_precisions`.
     """
     scorer = Scorer(fields, combination)
-    usual, past = scorer.learn(reference.errors, reference.sequences, reference.held)
+    usual, _, past = scorer.learn(reference.errors, reference.sequences, reference.held)
     genuine = np.sort(scorer.weigh(past, usual))
     counted = copies.planted | copies.after
     total = np.full(len(counted), np.nan)

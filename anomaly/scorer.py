@@ -225,8 +225,8 @@ class Scorer:
         held : ndarray of bool, shape (N,)
             Events that trained nothing.
         """
-        _, past = self.learn(errors, sequences, held)
-        calibrators, normal = self.calibrators_, self._normal(past, sequences, held)
+        _, normal, past = self.learn(errors, sequences, held)
+        calibrators = self.calibrators_
         for name, columns in self.fields.items():
             for column, values in zip(columns, errors[name][normal].T, strict=True):
                 if np.isfinite(values).any():
@@ -247,20 +247,26 @@ class Scorer:
         calibrated[normal] = weighed[usual]
         return calibrated
 
-    def learn(self, errors: Errors, sequences: Sequences, held: NDArray[np.bool_]) -> tuple[NDArray[np.bool_], Past]:
+    def learn(
+        self, errors: Errors, sequences: Sequences, held: NDArray[np.bool_]
+    ) -> tuple[NDArray[np.bool_], NDArray[np.bool_], Past]:
         """Learn all but the last calibration, enough for `weigh`.
 
         Calibrated on all that was held out, the strangest events of a fraud-ridden slice would pass for its usual tail,
         and the run that they stand in would count for more than they do. So what is said of an event on its own is
         calibrated twice: the second time without the runs that the first time told.
 
-        Parameters are those of `fit`. Returns which held-out events are usual, (N,) bool (see `suspects`), and what was
-        found of all.
+        Parameters are those of `fit`. Returns which held-out events are usual and which are normal, (N,) bool each (see
+        `suspects` and `fit`), and what was found of all.
         """
         own, fresh = (self.combination.own(errors, self.fields, fresh=fresh) for fresh in (False, True))
         said = own, everybody(errors), fresh
         _, past = self._learn(said, sequences, held, held)
-        return self._learn(said, sequences, held, self._normal(past, sequences, held))
+        judged = np.where(held, past.fresh, np.nan)
+        around = surroundings(sequences, judged, self.combination.scales, self.dependence_, itself=False)
+        normal = held & (around.max(axis=1, initial=0.0) <= BEYOND_DOUBT)
+        usual, past = self._learn(said, sequences, held, normal)
+        return usual, normal, past
 
     def _learn(
         self,
@@ -276,12 +282,6 @@ class Scorer:
         usual = held & ~suspects(sequences, past.fresh, self.combination.scales, held)
         self.dependence_ = measure_dependence(past.sums[usual], past.number[usual])
         return usual, past
-
-    def _normal(self, past: Past, sequences: Sequences, held: NDArray[np.bool_]) -> NDArray[np.bool_]:
-        """The held-out events but those whose neighbours are strange `BEYOND_DOUBT`, (N,) bool."""
-        judged = np.where(held, past.fresh, np.nan)
-        around = surroundings(sequences, judged, self.combination.scales, self.dependence_, itself=False)
-        return np.asarray(held & (around.max(axis=1, initial=0.0) <= BEYOND_DOUBT))
 
     def past(self, errors: Errors, sequences: Sequences) -> Past:
         """What `weigh` needs of N events."""
