@@ -8,13 +8,11 @@ with the next partition. A fit takes as many whole entities as memory allows.
 
 from __future__ import annotations
 
-import ctypes
 import json
 import re
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -28,6 +26,7 @@ from anomaly.errors import InputError, ParameterError
 from anomaly.files import whole_file
 from anomaly.history import When, as_seconds
 from anomaly.ingest import BAD, INNER, Events, canonical, check_target, explained, notes_on, repeats, tally
+from anomaly.models.abreast import give_back
 from anomaly.schema import Schema, check_columns
 from anomaly.sources import Part, open_parts
 
@@ -145,7 +144,7 @@ def score_within(
     run = _Run(detector, table, as_seconds(since), max(LEAST, budget // SORT_EACH))
     for number in range(len(table)):
         if run.score(number):
-            _give_back()
+            give_back()
             say(f"scored partition {number + 1} of {len(table)}")
     try:
         found = run.finish(out)
@@ -381,7 +380,7 @@ class _Run:
             with whole_file(piece) as draft:
                 pl.read_parquet(sorted(path.glob("*.parquet"))).sort("row").write_parquet(draft, compression="lz4")
             pieces.append(piece)
-            _give_back()
+            give_back()
         with whole_file(out) as draft:
             _sink(pl.scan_parquet(pieces), draft, out.suffix.lower())
         return Scored(
@@ -392,12 +391,6 @@ class _Run:
             notes=(*self.table.state["notes"], *notes),
             partitions=len(self.table),
         )
-
-
-def _give_back() -> None:
-    """Give freed memory back to the system: threads that come and go leave it behind in pieces (glibc alone)."""
-    with suppress(OSError, AttributeError):
-        ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
 def _sink(table: pl.LazyFrame, path: Path, suffix: str) -> None:
