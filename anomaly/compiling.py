@@ -12,6 +12,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar, cast
@@ -39,12 +40,17 @@ def compiled(function: Callable[Given, Found], fast: Any = False) -> Callable[Gi
     try:
         # What numba keeps has a name with the function's in it: with the state of its file in it too, nothing that
         # another version of the file has left behind is ever read.
-        source = Path(function.__code__.co_filename).read_bytes()
-        function.__qualname__ += f"_{blake2b(source, digest_size=4).hexdigest()}"
+        function.__qualname__ += f"_{_digest(function.__code__.co_filename)}"
         made = _njit(cache=True, **options)(function)
     except (OSError, RuntimeError):  # no file, or no folder to keep it in: then it is compiled in each process
         made = _njit(**options)(function)
     return cast("Callable[Given, Found]", made)
+
+
+@cache
+def _digest(path: str) -> str:
+    """Of a file's content, read once for all functions in it."""
+    return blake2b(Path(path).read_bytes(), digest_size=4).hexdigest()
 
 
 def part(function: Callable[Given, Found]) -> Callable[Given, Found]:

@@ -48,8 +48,11 @@ def block(name: str, numbers: Path) -> str:
     if not numbers.exists():
         return ""
     content: dict[str, Any] = json.loads(numbers.read_text(encoding="utf-8"))
-    told = "Made by `{command}` on {cores} cores of {cpu}, {memory_gib} GiB, Python {python}."
-    made = told.format_map({"memory_gib": "?", **content["machine"], "command": content["command"]})
+    parts = content.get("parts", {}).values()
+    commands = dict.fromkeys([content["command"], *(part["command"] for part in parts)])
+    told = "Made by {commands} on {cores} cores of {cpu}, {memory_gib} GiB, Python {python}."
+    named = ", ".join(f"`{command}`" for command in commands)
+    made = told.format_map({"memory_gib": "?", **content["machine"], "commands": named})
     paragraphs = [*BLOCKS[name](content["figures"]).split("\n\n"), made]
     return "\n" + "".join(f"{_wrapped(paragraph)}\n\n" for paragraph in paragraphs)
 

@@ -118,31 +118,17 @@ def code_errors(logit, bias, first, at_event, code, out):  # type: ignore[no-unt
     """-ln of the tail of each category, >= 0, into `out`: all that is no likelier than what happened.
 
     logit (O, n) of the n events of a block and bias (O,); first (G + 1,), where the outputs of each category begin.
-    Of `code` and `out`, (G, all events), the block begins at `at_event`.
+    Of `code` and `out`, (G, all events), the block begins at `at_event`. Odds stand in `logit` afterwards.
     """
     n = logit.shape[1]
     total, below, at = np.empty((3, WIDTH), np.float32)
     for start in range(0, n, WIDTH):
         width = min(WIDTH, n - start)
         for g in range(len(first) - 1):
-            for j in range(width):
-                row = code[g, at_event + start + j]
-                at[j] = _bounded(logit[row, start + j] + bias[row])
-            total[:width], below[:width] = _ZERO, _ZERO
-            for row in range(first[g], first[g + 1]):
-                _add(logit[row, start : start + width], bias[row], at, total, below)
+            here = code[g, at_event + start : at_event + start + width]
+            _add_up(logit, start, bias, first[g], first[g + 1], here, at, total, below)
             for j in range(width):
                 out[g, at_event + start + j] = _surprise(below[j], total[j])
-
-
-@compiled
-def _add(logit, bias, at, total, below):  # type: ignore[no-untyped-def]
-    """Add the odds of one code to the total, and to what is no likelier than what happened."""
-    for j in range(len(logit)):
-        one = _bounded(logit[j] + bias)
-        odds = _exp(one)
-        total[j] += odds
-        below[j] += odds if one <= at[j] else _ZERO
 
 
 @compiled
@@ -157,17 +143,13 @@ def code_losses(logit, bias, first, at_event, code, weight, errors):  # type: ig
     for start in range(0, n, WIDTH):
         width = min(WIDTH, n - start)
         for g in range(len(first) - 1):
-            for j in range(width):
-                row = code[g, at_event + start + j]
-                at[j] = _bounded(logit[row, start + j] + bias[row])
-            total[:width], below[:width] = _ZERO, _ZERO
-            for row in range(first[g], first[g + 1]):
-                _add_and_keep(logit[row, start : start + width], bias[row], at, total, below)
+            here = code[g, at_event + start : at_event + start + width]
+            _add_up(logit, start, bias, first[g], first[g + 1], here, at, total, below)
             if len(errors):
                 for j in range(width):
                     errors[g, at_event + start + j] = _surprise(below[j], total[j])
             for j in range(width):
-                mine = logit[code[g, at_event + start + j], start + j]
+                mine = logit[here[j], start + j]
                 summed += weight[g, at_event + start + j] * _log(total[j] / mine)
                 total[j] = weight[g, at_event + start + j] / total[j]
             for row in range(first[g], first[g + 1]):
@@ -175,13 +157,28 @@ def code_losses(logit, bias, first, at_event, code, weight, errors):  # type: ig
                 for j in range(width):
                     odds[j] *= total[j]
             for j in range(width):
-                logit[code[g, at_event + start + j], start + j] -= weight[g, at_event + start + j]
+                logit[here[j], start + j] -= weight[g, at_event + start + j]
     return summed
 
 
 @compiled
-def _add_and_keep(logit, bias, at, total, below):  # type: ignore[no-untyped-def]
-    """Like `_add`; the odds take the place of the logits."""
+def _add_up(logit, start, bias, first, last, code, at, total, below):  # type: ignore[no-untyped-def]
+    """Odds of the codes `first` to `last`, in place of their logits: of all, and of those no likelier than `code`.
+
+    `code` (width,) is that of the events from `start` on. Rows are cut out one by one: as a matrix they would not be
+    known to be contiguous, and take three times as long.
+    """
+    width = len(code)
+    for j in range(width):
+        at[j] = _bounded(logit[code[j], start + j] + bias[code[j]])
+        total[j] = below[j] = _ZERO
+    for row in range(first, last):
+        _add(logit[row, start : start + width], bias[row], at, total, below)
+
+
+@compiled
+def _add(logit, bias, at, total, below):  # type: ignore[no-untyped-def]
+    """Add the odds of one code to the total, and to what is no likelier than what happened."""
     for j in range(len(logit)):
         one = _bounded(logit[j] + bias)
         odds = _exp(one)
