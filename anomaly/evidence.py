@@ -23,10 +23,11 @@ FAR = 30.0  # beyond e^-30 no model knows its own tail: such surprises keep thei
 GENTLE = 0.1  # weight of all the rest, so that events without a strange field keep an order
 BLOCK = 8192  # events at a time
 LEAST_FOR_A_THREAD = 100_000  # events
+NO_PAIRS: NDArray[np.int64] = np.zeros((0, 2), dtype=np.int64)
 LOUDEST = 7.0  # nats that one event adds to evidence at most: 1 in 1,100; a run is more than one event
 
 
-def combine_fields(surprise: NDArray[np.floating[Any]], weight: Float) -> Float:
+def combine_fields(surprise: NDArray[np.floating[Any]], weight: Float, pairs: NDArray[np.int64] = NO_PAIRS) -> Float:
     """One statistic per event from the surprises of its fields; higher = stranger.
 
     Soft-thresholded Fisher sum (TFisher, Zhang, Tong, Landers and Wu 2020): what each field exceeds `SOFT_THRESHOLD`
@@ -39,6 +40,8 @@ def combine_fields(surprise: NDArray[np.floating[Any]], weight: Float) -> Float:
         -ln of each field's tail probability; NaN = no statement, adds nothing.
     weight : ndarray, shape (K,)
         What each field counts.
+    pairs : ndarray of int, shape (P, 2), optional
+        Fields that judge the same number; see `field_nats`.
 
     Returns
     -------
@@ -49,19 +52,26 @@ def combine_fields(surprise: NDArray[np.floating[Any]], weight: Float) -> Float:
     # Block by block: what stays in the processor's cache is done in a third of the time, and no copy is large.
     for start in range(0, len(surprise), BLOCK):
         block = surprise[start : start + BLOCK]
-        said = field_nats(block) @ weight
+        said = field_nats(block, pairs) @ weight
         total[start : start + BLOCK] = np.where(np.isnan(block).all(axis=1), np.nan, said)
     return total
 
 
-def field_nats(surprise: NDArray[np.floating[Any]]) -> Float:
-    """What each field says before it is weighed, (N, K); NaN says 0."""
+def field_nats(surprise: NDArray[np.floating[Any]], pairs: NDArray[np.int64] = NO_PAIRS) -> Float:
+    """What each field says before it is weighed, (N, K); NaN says 0.
+
+    Of the two fields of each pair, (P, 2), which judge the same number in two ways, the louder one speaks alone: their
+    sum would count one strange number twice. Of two alike it is the first.
+    """
     known = surprise.astype(np.float64)
     known[np.isnan(known)] = 0.0
     np.minimum(known, 1e30, out=known)
     far = known > FAR
     if far.any():
         known[far] = FAR + np.log1p(known[far] - FAR)
+    for first, second in pairs:
+        louder = known[:, first] >= known[:, second]
+        known[louder, second] = known[~louder, first] = 0.0
     return np.asarray(np.maximum(known - SOFT_THRESHOLD, 0.0) + GENTLE * known)
 
 

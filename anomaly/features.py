@@ -21,7 +21,7 @@ events of its entity make of them. Scales and vocabularies are learned on a mask
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
@@ -308,6 +308,13 @@ class Encoder:
             unknown = missing | first_event | np.concatenate([[True], missing[:-1]])[: len(missing)]
             codes[f"changed:{name}"] = np.where(unknown, MISSING, np.where(same, NO, YES)).astype(np.int32)
         return codes
+
+
+def judged_twice(columns: Sequence[Column]) -> NDArray[np.int64]:
+    """Places of the numbers that are judged as such, and given the categories of their event, (P, 2)."""
+    at = {column.name: place for place, column in enumerate(columns)}
+    pairs = [(at[name.removeprefix(GIVEN)], place) for name, place in at.items() if name.startswith(GIVEN)]
+    return np.array(pairs, dtype=np.int64).reshape(len(pairs), 2)
 
 
 def new_values(entity: pl.Series, value: pl.Series, micros: NDArray[np.int64], lately: int) -> NDArray[np.bool_]:

@@ -2,9 +2,10 @@
 
 Three steps, the same for a table and for a stream:
 
-1. *The event on its own*: the surprises of its fields, of all models, weighted and summed (`evidence.combine_fields`),
-   and calibrated on the held-out slice; or how rare its numbers are among everybody's, if that is rarer by far. The
-   smaller of two p-values, of which one counts less, is a weighted Tippett test (1931).
+1. *The event on its own*: the surprises of its fields, of all models, weighted and summed (`evidence.combine_fields`;
+   of two that judge the same number the louder one counts), and calibrated on the held-out slice; or how rare its
+   numbers are among everybody's, if that is rarer by far. The smaller of two p-values, of which one counts less, is a
+   weighted Tippett test (1931).
 2. *Its entity's recent past*: evidence at several time scales from what the events before it were on their own.
    Frauds come in runs. Columns that are sums over earlier events already do not count here: their surprises repeat
    themselves from event to event, in busy weeks as in frauds.
@@ -30,7 +31,7 @@ from anomaly.evidence import (
     surroundings,
     window_evidence,
 )
-from anomaly.features import OTHER_WEIGHT, Column
+from anomaly.features import OTHER_WEIGHT, Column, judged_twice
 from anomaly.sequences import Sequences
 
 Float = NDArray[np.float64]
@@ -54,10 +55,11 @@ class Said(dict[str, NDArray[np.float32]]):
         super().__init__(errors)
         self._nats: dict[str, tuple[Float, NDArray[np.bool_]]] = {}
 
-    def nats(self, name: str) -> tuple[Float, NDArray[np.bool_]]:
+    def nats(self, name: str, columns: Sequence[Column]) -> tuple[Float, NDArray[np.bool_]]:
         """Nats of the fields of a model, (N, K), and the events of which it says nothing, (N,)."""
         if name not in self._nats:
-            self._nats[name] = field_nats(self[name]), np.asarray(np.isnan(self[name]).all(axis=1))
+            said = field_nats(self[name], judged_twice(columns))
+            self._nats[name] = said, np.asarray(np.isnan(self[name]).all(axis=1))
         return self._nats[name]
 
 
@@ -112,10 +114,10 @@ class Combination:
             if fresh:
                 weights = np.where([column.cumulative for column in columns], 0.0, weights)
             if isinstance(errors, Said):
-                nats, silent = errors.nats(name)
+                nats, silent = errors.nats(name, columns)
                 said = np.where(silent, np.nan, nats @ weights)
             else:
-                said = combine_fields(errors[name], weights)
+                said = combine_fields(errors[name], weights, judged_twice(columns))
             parts.append(self.model_weight(name) * said)
         every: Float = np.stack(parts)
         return np.asarray(np.where(np.isnan(every).all(axis=0), np.nan, np.nan_to_num(every).sum(axis=0)))
@@ -123,7 +125,9 @@ class Combination:
     def terms(self, errors: Errors, fields: Mapping[str, Sequence[Column]]) -> dict[str, Float]:
         """What each field adds to the statistic `own`, (N, K) by model: >= 0, and their sum is the statistic."""
         return {
-            name: self.model_weight(name) * self.field_weights(columns) * field_nats(errors[name])
+            name: self.model_weight(name)
+            * self.field_weights(columns)
+            * field_nats(errors[name], judged_twice(columns))
             for name, columns in models(fields).items()
         }
 
@@ -397,7 +401,9 @@ class Scorer:
 
     def _alone(self, errors: Errors, name: str) -> Float:
         """Statistic of one model, (N,)."""
-        return np.nan_to_num(combine_fields(errors[name], self.combination.field_weights(self.fields[name])))
+        columns = self.fields[name]
+        weights = self.combination.field_weights(columns)
+        return np.nan_to_num(combine_fields(errors[name], weights, judged_twice(columns)))
 
     def _group(self, life: Float) -> NDArray[np.int64]:
         pace, busy = (np.searchsorted(edges, one, side="right") for edges, one in zip(self.edges_, life.T, strict=True))

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from anomaly.calibration import TailCalibrator
 from anomaly.compiling import Held, compiled, holder, part
 from anomaly.evidence import FAR, GENTLE, LOUDEST, SOFT_THRESHOLD
+from anomaly.features import judged_twice
 from anomaly.population import Population
 from anomaly.scorer import GROUP_PSEUDO_EVENTS, GROUPS, MURMUR, POPULATION, Scorer, models
 
@@ -91,12 +92,15 @@ class Weighing(NamedTuple):
     """What a scorer has learned and what its combination says, as plain numbers.
 
     weights : (K, 2 + models), what each field counts in `Combination.own`, in the same for evidence, in its model;
+    other, second : (K,), the field that judges the same number, -1 = none, and is it the second of the two;
     everybody : (K,), is it a field of the population; dependence, scales : (W,); edges : (2, GROUPS - 1); group :
     (GROUPS ** 2,), the calibrator of each group, -1 = none; share : (GROUPS ** 2, 2), logs of what the group and the
     population are worth.
     """
 
     weights: Float
+    other: Int
+    second: NDArray[np.bool_]
     everybody: NDArray[np.bool_]
     dependence: Float
     edges: Float
@@ -154,6 +158,7 @@ class SingleScorer:
         combination = scorer.combination
         self._weighing = Weighing(
             self._weights(scorer, columns),
+            *self._judged_twice(scorer, columns),
             np.array([model == POPULATION for model, _ in columns], dtype=np.bool_),
             np.array(scorer.dependence_, dtype=np.float64),
             np.array(scorer.edges_, dtype=np.float64),
@@ -181,6 +186,15 @@ class SingleScorer:
             if name in self.models:
                 found[at, 2 + self.models.index(name)] = weights
         return found
+
+    def _judged_twice(self, scorer: Scorer, columns: Sequence[tuple[str, str]]) -> tuple[Int, NDArray[np.bool_]]:
+        """See `Weighing`."""
+        other, second = np.full(len(columns), -1, dtype=np.int64), np.zeros(len(columns), dtype=np.bool_)
+        for name, fields in models(scorer.fields).items():
+            at = np.array([columns.index((name, column.name)) for column in fields], dtype=np.int64)
+            one, two = at[judged_twice(fields)].T
+            other[one], other[two], second[two] = two, one, True
+        return other, second
 
     def sit_down(self, errors: Float32, sums: Float, number: Int) -> None:
         """Read an event's errors (K,), and the sums and numbers of each window before it, (W,), from these arrays."""
@@ -320,13 +334,22 @@ def window_nats(number: int, total: float, dependence: float) -> float:
 
 
 @part
-def _field_nats(weighing: Weighing, error: float) -> float:
-    """What a field says before it is weighed; twin of `evidence.field_nats`."""
+def _known(weighing: Weighing, error: float) -> float:
+    """A surprise as far as a model knows its own tail; NaN is 0."""
     if np.isnan(error):
         return 0.0
     nats = min(error, 1e30)
-    if nats > weighing.far:
-        nats = weighing.far + math.log1p(nats - weighing.far)
+    return nats if nats <= weighing.far else weighing.far + math.log1p(nats - weighing.far)
+
+
+@part
+def _field_nats(weighing: Weighing, errors: Float32, at: int) -> float:
+    """What a field says before it is weighed; twin of `evidence.field_nats`."""
+    nats, other = _known(weighing, float(errors[at])), weighing.other[at]
+    if other >= 0:
+        beside = _known(weighing, float(errors[other]))
+        if beside > nats or (beside == nats and weighing.second[at]):
+            return 0.0
     return max(nats - weighing.soft_threshold, 0.0) + weighing.gentle * nats
 
 
@@ -335,7 +358,7 @@ def _statistics(weighing: Weighing, errors: Float32) -> Float:
     """Twin of `Combination.own` (twice), and of the statistic of each model."""
     found, known = np.zeros(weighing.weights.shape[1]), False
     for at in range(len(errors)):
-        nats = _field_nats(weighing, float(errors[at]))
+        nats = _field_nats(weighing, errors, at)
         known = known or not (weighing.everybody[at] or np.isnan(errors[at]))
         for column in range(len(found)):
             found[column] += nats * weighing.weights[at, column]

@@ -20,6 +20,8 @@ from _figures import INK, MODELS, RULES, STYLE
 from _numbers import table, write_text
 from matplotlib.figure import Figure
 
+from anomaly.rehearsal import LEAST_GAIN
+
 SECTIONS = ("simulator", "contamination", "rates", "handbook", "nab")
 DRAWN = ("ratio", "robust_z", "isolation_forest", "plain_forecaster", "ours")
 COLOURS = dict(zip(DRAWN, RULES + MODELS, strict=True))
@@ -193,7 +195,8 @@ def _choices(figures: Figures) -> list[str]:
     ]
     if not rows:
         return []
-    told = CHOICES.format(correlation=figures.get("choice.rank_correlation", float("nan")))
+    correlation = figures.get("choice.rank_correlation", float("nan"))
+    told = CHOICES.format(correlation=correlation, least=LEAST_GAIN)
     parts = [told, table(["instead of the default", "planted precision", "true AP"], rows)]
     if "choice.afar.after.ap" in figures:
         afar = {
@@ -437,7 +440,7 @@ on frauds planted into the held-out history, which needs no labels, and so can b
 given the categories of its event:"""
 CHOICES = """What a rehearsal would prefer, held against the truth: gains on planted frauds and true gains of each value
 that it may choose, mean of the simulations where this was measured. Their rank correlation is {correlation:.2f}. A
-change is taken only for a planted gain beyond 0.02 and two standard errors:"""
+change is taken only for a planted gain beyond {least:g} and two standard errors:"""
 AFAR = """Begun far from good, without the past, with large amounts first and every field alike, a rehearsal leads from
 a true AP of {before_ap:.3f} (planted {before_planted:.3f}) to {after_ap:.3f} (planted {after_planted:.3f}), without
 a label."""

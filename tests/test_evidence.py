@@ -16,6 +16,7 @@ from anomaly.evidence import (
     LOUDEST,
     SOFT_THRESHOLD,
     combine_fields,
+    field_nats,
     rank_surprise,
     surroundings,
     window_evidence,
@@ -99,6 +100,25 @@ def test_the_noise_of_many_fields_does_not_drown_one_strange_field() -> None:
     weight = np.ones(40)
     limit = np.quantile(combine_fields(noise, weight), 0.95)
     assert np.mean(combine_fields(strange, weight) > limit) > 0.9
+
+
+@pytest.mark.parametrize(
+    ("one", "two", "counted"),
+    [
+        (9.0, 4.0, [9.0, 0.0]),
+        (4.0, 9.0, [0.0, 9.0]),
+        (6.0, 6.0, [6.0, 0.0]),
+        (NAN, 5.0, [0.0, 5.0]),
+        (5.0, NAN, [5, 0]),
+    ],
+)
+def test_of_two_judgements_of_one_number_the_louder_counts(one: float, two: float, counted: list[float]) -> None:
+    """Added up, one strange number would count twice; other fields are left alone."""
+    surprise = np.array([[7.0, one, 3.0, two]])
+    found = field_nats(surprise, np.array([[1, 3]]))
+    np.testing.assert_allclose(found, field_nats(np.array([[7.0, counted[0], 3.0, counted[1]]])))
+    weight = np.array([0.5, 1.0, 0.3, 1.0])
+    np.testing.assert_allclose(combine_fields(surprise, weight, np.array([[1, 3]])), found @ weight)
 
 
 @settings(deadline=None)

@@ -15,7 +15,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from anomaly.errors import NotFittedError, ParameterError, SchemaError
-from anomaly.features import FARTHEST, Column, Encoder, entity_offsets, great_circle_km, raw_numbers, speed_kmh
+from anomaly.features import (
+    FARTHEST,
+    Column,
+    Encoder,
+    entity_offsets,
+    great_circle_km,
+    judged_twice,
+    raw_numbers,
+    speed_kmh,
+)
 from anomaly.ingest import read_events
 from anomaly.schema import NumericField, Place, Schema
 
@@ -262,6 +271,12 @@ def test_the_borders_of_entities_are_where_the_key_changes(entities: list[str]) 
     assert offsets[0] == 0
     assert offsets[-1] == len(entities)
     assert [entities[at] for at in offsets[:-1]] == sorted(set(entities))
+
+
+def test_a_number_that_is_judged_twice_is_found_by_its_name() -> None:
+    gap, amount = Column(name="time:gap", kind="duration"), Column(name="amount", kind="number")
+    assert judged_twice([gap, amount.given(), amount]).tolist() == [[2, 1]]
+    assert judged_twice([gap, amount]).shape == (0, 2)
 
 
 def test_an_encoder_that_is_not_fitted_says_so() -> None:

@@ -10,6 +10,7 @@ from anomaly import pilot
 from anomaly.errors import InputError, ParameterError
 from anomaly.ingest import read_events
 from anomaly.pilot import choose_quarantine
+from anomaly.rehearsal import LEAST_GAIN
 from anomaly.schema import Schema
 from anomaly.simulator import SIMULATED_SCHEMA, simulate
 
@@ -32,7 +33,7 @@ def test_the_usual_quarantine_stays_unless_another_is_clearly_better(events: pl.
     assert none["hours"] == 0 < usual["hours"]
     assert usual["gain"] == 0
     assert none["gain"] == pytest.approx(none["precision"] - usual["precision"])
-    better = none["gain"] > max(2 * none["standard_error"], 0.02)
+    better = none["gain"] > max(2 * none["standard_error"], LEAST_GAIN)
     assert (none["taken"], usual["taken"]) == (better, not better)
     assert found.hours == (none if better else usual)["hours"]
     assert choose_quarantine(events, SIMULATED_SCHEMA, gaps=(0,), progress=False) == found  # same seed, same numbers

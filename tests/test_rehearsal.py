@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from anomaly import rehearsal
 from anomaly.features import Column
-from anomaly.rehearsal import LEAST_GAIN, Copies, Reference, choose, recall_by_kind, scales_of
+from anomaly.rehearsal import LEAST_GAIN, Copies, Reference, caution, choose, gain, recall_by_kind, scales_of
 from anomaly.scorer import NEVER, Combination, Errors
 
 DAY = 86_400.0
@@ -142,6 +142,20 @@ def test_every_change_that_was_taken_gained_enough() -> None:
     assert {one["what"] for one in trials} >= {"start", "scales", "ceiling", "population", "autoencoder", "other"}
     for one in trials[1:]:
         assert not one["taken"] or one["gain"] > max(LEAST_GAIN, 2 * one["standard_error"])
+
+
+def test_a_gain_on_some_kinds_that_others_pay_for_is_doubtful() -> None:
+    """Which kinds will come nobody knows; the same mean gain on all of them is sure."""
+    before = np.zeros((4, 50))
+    even, uneven = np.full((4, 50), 0.1), np.array([0.5, 0.4, -0.3, -0.2])[:, None] + before
+    assert gain(even, before) == pytest.approx((0.1, 0.0))
+    more, error = gain(uneven, before)
+    assert more == pytest.approx(0.1)
+    assert error == pytest.approx(np.std([0.5, 0.4, -0.3, -0.2], ddof=1) / 2)
+    assert more < caution(error)
+    draw = np.random.default_rng(0).normal(0.1, 1.0, (4, 50))  # where the episodes differ more than the kinds
+    assert gain(draw, before)[1] >= np.sqrt((draw.var(axis=1) / 50).sum()) / 4 * (1 - 1e-9)
+    assert np.isfinite(gain(draw[:1], before[:1])[1])
 
 
 def test_the_same_copies_give_the_same_choice() -> None:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from anomaly.calibration import TailCalibrator
 from anomaly.detector import Detector
 from anomaly.evidence import window_evidence
-from anomaly.features import Column
+from anomaly.features import Column, judged_twice
 from anomaly.history import as_events
 from anomaly.population import Population
 from anomaly.scorer import Combination, Scorer
@@ -92,6 +92,8 @@ def test_one_event_is_judged_as_among_many(
     for values in errors.values():
         values[7] = np.nan  # of one event nothing is said
         values[9] = 80.0  # one is stranger than any model knows
+        values[11, ::2] = np.nan  # of one only half is said
+    assert any(len(judged_twice(columns)) for columns in scorer.fields.values())
     width = len(scorer.combination.scales)
     number = DRAW.integers(0, 40, (len(sequences), width)).cumsum(axis=1).astype(np.float64)
     sums = number * DRAW.exponential(size=number.shape)

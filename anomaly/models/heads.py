@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as fn
 
-from anomaly.features import MISSING, Column
+from anomaly.features import MISSING, Column, judged_twice
 from anomaly.models import kernels
 from anomaly.models.batches import Events
 from anomaly.models.cells import Codes
@@ -89,6 +89,11 @@ class FieldSet:
     def evidence_weight(self) -> NDArray[np.float64]:
         """What each field counts where surprises are added up over events, (K,)."""
         return np.array([0.0 if column.cumulative else column.weight for column in self.columns])
+
+    @property
+    def pairs(self) -> NDArray[np.int64]:
+        """Fields that judge the same number in two ways, (P, 2)."""
+        return judged_twice(self.columns)
 
     @cached_property
     def number_index(self) -> list[int]:

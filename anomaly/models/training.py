@@ -232,7 +232,8 @@ class Trainer:
         """Give weight zero to the training events amid the strangest runs."""
         if not self.training.drop_share:
             return
-        surprise = rank_surprise(combine_fields(errors, self.network.fields.evidence_weight))
+        fields = self.network.fields
+        surprise = rank_surprise(combine_fields(errors, fields.evidence_weight, fields.pairs))
         evidence = surroundings(self.sequences, surprise, self.scales).sum(axis=1)
         limit = np.quantile(evidence[self.train], 1 - self.training.drop_share)
         self.weight = (self.train & (evidence <= limit)).astype(np.float32)
