@@ -72,7 +72,7 @@ class Sizes:
     lstm_seeds: int = 2
     first_seed: int = 1001
     hidden: int = 64
-    epochs: int = 8
+    epochs: int = 0
     lstm_epochs: int = 10
     lstm_events: int = 20_000
     episodes: int = 100
