@@ -7,10 +7,11 @@ events are the same at all levels. Runs that reach from the history into the sco
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 import numpy as np
 import polars as pl
-from _bench_simulator import PLAIN, START, Play, fitted_scores, make, rule_scores, surprise
+from _bench_simulator import PLAIN, REFITTED, START, Play, fitted_scores, make, rule_scores, surprise
 from _bench_work import Done, Found, Piece, Sizes, mean_over, seeds
 from numpy.typing import NDArray
 
@@ -18,7 +19,7 @@ from anomaly.evaluation import average_precision
 from anomaly.simulator import simulate
 
 SECTION = "contamination"
-SCORERS = ("ratio", "plain_forecaster", "ours")
+SCORERS = ("ratio", "plain_forecaster", "without_robust_weights", "ours")
 SIMULATED_RATE = 0.06  # some is lost with the runs that reach over the border
 SCORED_RATE = 0.01
 LONGEST_GAP_DAYS = 14.0  # between two events of a run
@@ -26,7 +27,7 @@ LONGEST_GAP_DAYS = 14.0  # between two events of a run
 
 def pieces(sizes: Sizes) -> list[Piece]:
     """One for each level and detector."""
-    work = {"ratio": ratio, "ours": ours, "plain": plain}
+    work = {"ratio": ratio, "ours": ours, "plain": plain, "without_robust_weights": without_robust_weights}
     return [
         Piece(SECTION, f"{seed}.{level:g}.{name}", partial(one, sizes, seed, level))
         for seed in seeds(sizes, sizes.contamination_seeds)
@@ -46,11 +47,16 @@ def ratio(sizes: Sizes, seed: int, level: float) -> Found:
     }
 
 
-def ours(sizes: Sizes, seed: int, level: float) -> Found:
-    """Our detector."""
+def ours(sizes: Sizes, seed: int, level: float, name: str = "ours", **options: Any) -> Found:
+    """Our detector, under this name."""
     world = thinned(sizes, seed, level)
-    scores = fitted_scores(world, make(sizes))[1]
-    return {"scorers": {"ours": {"ap": average_precision(surprise(scores), world.fraud)}}}
+    scores = fitted_scores(world, make(sizes, **options))[1]
+    return {"scorers": {name: {"ap": average_precision(surprise(scores), world.fraud)}}}
+
+
+def without_robust_weights(sizes: Sizes, seed: int, level: float) -> Found:
+    """Our detector when the strangest runs of the history train it too: what that costs depends on its frauds."""
+    return ours(sizes, seed, level, "without_robust_weights", **REFITTED["robust_weights"])
 
 
 def plain(sizes: Sizes, seed: int, level: float) -> Found:

@@ -24,7 +24,7 @@ from anomaly.rehearsal import LEAST_GAIN
 
 SECTIONS = ("simulator", "contamination", "rates", "handbook", "nab")
 DRAWN = ("ratio", "robust_z", "isolation_forest", "plain_forecaster", "ours")
-COLOURS = dict(zip(DRAWN, RULES + MODELS, strict=True))
+COLOURS = dict(zip(DRAWN, RULES + MODELS, strict=True)) | {"without_robust_weights": MODELS[-1]}
 MARKS = {"plain_forecaster": "s", "ours": "o", "isolation_forest": "^"}
 NONE = "–"
 PUBLISHED_WEEK = {
@@ -358,7 +358,8 @@ def contamination_picture(figures: Figures, sizes: Sizes) -> Figure | None:
         for name in names:
             levels = [level for level in sizes.levels if f"contamination.{level:g}.{name}.ap" in figures]
             y = [figures[f"contamination.{level:g}.{name}.ap"] for level in levels]
-            axes.plot(levels, y, "-o", color=COLOURS[name], markersize=4, label=name.replace("_", " "))
+            line = "--o" if name.startswith("without") else "-o"
+            axes.plot(levels, y, line, color=COLOURS[name], markersize=4, label=name.replace("_", " "))
         axes.set(xlabel="per cent of fraud in the history", ylabel="average precision", ylim=(0, None))
         _legend(figure)
     return figure
@@ -444,8 +445,9 @@ change is taken only for a planted gain beyond {least:g} and two standard errors
 AFAR = """Begun far from good, without the past, with large amounts first and every field alike, a rehearsal leads from
 a true AP of {before_ap:.3f} (planted {before_planted:.3f}) to {after_ap:.3f} (planted {after_planted:.3f}), without
 a label."""
-CONTAMINATION = """One simulation of {sizes.customers} customers whose frauds are thinned by whole runs: the history
-holds each share, and the scored events, 1 % of them fraud, are the same for all. Average precision:"""
+CONTAMINATION = """{sizes.contamination_seeds} simulations of {sizes.customers} customers whose frauds are thinned by
+whole runs: the history holds each share, and the scored events, 1 % of them fraud, are the same for all. Mean average
+precision; `without_robust_weights` is `ours` when the strangest runs of the history train it too:"""
 RATES = """Simulated payments without any fraud: {fits:.0f} fits of {sizes.rates_customers} customers each, learned from
 {history:,.0f} events of the first {sizes.rates_fit_days} days, {scored:,.0f} later ones scored. `inside` = within the
 interval in which 99 % of the shares would lie if events were independent and the calibration exact. It is not exact: it

@@ -77,7 +77,7 @@ class Sizes:
     lstm_events: int = 20_000
     episodes: int = 100
     levels: tuple[float, ...] = (0, 0.5, 1, 2, 5)
-    contamination_seeds: int = 1
+    contamination_seeds: int = 2
     rates_seeds: int = 4
     rates_customers: int = 1000
     rates_days: int = 300

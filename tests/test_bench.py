@@ -77,7 +77,7 @@ def test_every_section_has_its_figures(figures: dict[str, float]) -> None:
         *(f"fdr.{q}{end}" for q in ("0.05", "0.1", "0.2") for end in ("", ".se", ".alerts", ".cases")),
         *("budget.asked", "budget.cases_per_day", "budget.mean"),
         *(f"ablation.{part}.{key}" for part in _bench_simulator.PARTS for key in ("ap", "recall.macro.difference")),
-        *(f"contamination.{level}.{name}.ap" for level in (0, 2) for name in ("ours", "ratio", "plain_forecaster")),
+        *(f"contamination.{level}.{name}.ap" for level in (0, 2) for name in _bench_contamination.SCORERS),
         "contamination.ratio_2_to_0",
         *(f"rates.{level}{end}" for level in ("0.01", "0.0001") for end in ("", ".low", ".high", ".inside")),
         *("rates.quiet.0.01", "rates.busy.0.001", "rates.drift.0.0001", "rates.events"),
