@@ -3,7 +3,8 @@
 numba compiles such functions when they first meet their arguments, and keeps the result beside their file, or in the
 user's cache where that folder cannot be written (NUMBA_CACHE_DIR names another). What it keeps is known by the function
 and the file that it stands in, and by nothing else. So a compiled function takes what it needs as arguments: it calls
-only functions of its own file and reads no constant that another file defines, or an old result would outlive a change.
+only functions of its own file and those of this one, and reads no constant that another file defines, or an old result
+would outlive a change.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Any, ParamSpec, TypeVar, cast
 
 import numba
+import numba.extending
 from numba.core import types
 from numba.experimental import structref
 
@@ -29,6 +31,7 @@ PATIENCE = 2.0  # seconds after which a user is told what takes so long
 # x / 0 is infinity, as in numpy, and costs no test.
 _OPTIONS = {"error_model": "numpy", "no_cfunc_wrapper": True}
 _njit: Any = numba.njit  # its types do not know all of its options
+_intrinsic: Any = numba.extending.intrinsic
 
 
 def compiled(function: Callable[Given, Found], fast: Any = False) -> Callable[Given, Found]:
@@ -49,8 +52,32 @@ def compiled(function: Callable[Given, Found], fast: Any = False) -> Callable[Gi
 
 @cache
 def _digest(path: str) -> str:
-    """Of a file's content, read once for all functions in it."""
-    return blake2b(Path(path).read_bytes(), digest_size=4).hexdigest()
+    """Of the contents of a file and of this one, read once for all functions in it."""
+    return blake2b(Path(path).read_bytes() + Path(__file__).read_bytes(), digest_size=4).hexdigest()
+
+
+@_intrinsic  # type: ignore[untyped-decorator]
+def fma(context: Any, x: Any, y: Any, z: Any) -> Any:  # noqa: ARG001
+    """Product of `x` and `y` plus `z`, float32, rounded once: alone as in a vector, so no last bit comes and goes."""
+    if not all(one == types.float32 for one in (x, y, z)):
+        raise TypeError(f"fma: expected three float32, got {x}, {y}, {z}")
+
+    def made(context: Any, builder: Any, signature: Any, given: Any) -> Any:  # noqa: ARG001
+        return builder.fma(*given)
+
+    return types.float32(x, y, z), made
+
+
+@_intrinsic  # type: ignore[untyped-decorator]
+def widely(context: Any) -> Any:  # noqa: ARG001
+    """Let the function that says so work in vectors as wide as the processor has, where half as wide is the default."""
+
+    def made(context: Any, builder: Any, signature: Any, given: Any) -> Any:  # noqa: ARG001
+        # llvmlite writes attributes as they are, and knows but a few of them.
+        set.add(builder.function.attributes, '"prefer-vector-width"="512"')
+        return context.get_dummy_value()
+
+    return types.void(), made
 
 
 def part(function: Callable[Given, Found]) -> Callable[Given, Found]:

@@ -50,6 +50,7 @@ ORDER = (
     "progress",
     "artifacts",
     "models.kernels",
+    "models.gathers",
     "models.batches",
     "models.backbones",
     "models.cells",

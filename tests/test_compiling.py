@@ -10,10 +10,11 @@ import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pytest
 
 from anomaly import compiling
-from anomaly.compiling import announced, holder
+from anomaly.compiling import announced, compiled, fma, holder, widely
 
 ROOT = Path(__file__).resolve().parent.parent
 SUMS = """
@@ -97,3 +98,32 @@ def test_a_tuple_is_held_by_compiled_functions_alone() -> None:
     held = holder("HeldPair", __name__, Pair)
     with pytest.raises(TypeError, match="HeldPair: only a compiled function can make one"):
         held((1.0, 2.0), 3.0)
+
+
+@compiled
+def multiply_add(x: Any, y: Any, z: Any, out: Any) -> None:
+    """As many products as there are, added to z."""
+    widely()
+    for i in range(len(out)):
+        out[i] = fma(x[i], y[i], z[i])
+
+
+def test_a_product_goes_into_a_sum_unrounded_in_vectors_as_alone() -> None:
+    draw = np.random.default_rng(0)
+    x, y, z = draw.normal(size=(3, 37)).astype(np.float32)
+    z[:10] = -(x[:10] * y[:10])  # what rounding the product first would leave nothing of
+    found = np.empty(37, np.float32)
+    multiply_add(x, y, z, found)
+    exact = x.astype(np.float64) * y + z
+    assert (found[:10] != 0).any()
+    assert (found == exact.astype(np.float32)).all()
+    for i in range(37):
+        one = slice(i, i + 1)
+        multiply_add(x[one], y[one], z[one], found[one])
+    assert (found == exact.astype(np.float32)).all()
+
+
+def test_numbers_of_other_kinds_are_refused() -> None:
+    wide = np.ones(3)
+    with pytest.raises(Exception, match="fma: expected three float32, got float64"):
+        multiply_add(wide, wide, wide, wide)

@@ -11,7 +11,6 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional as fn
 
 from anomaly.features import Column
 from anomaly.models import kernels, likelihood
@@ -60,6 +59,7 @@ def test_errors_and_losses_are_those_of_torch(
     errors = Compiled(LAYOUT, parts, targets).errors().masked_fill_(targets.missing, torch.nan)
     torch.testing.assert_close(errors, told(parts, targets, loss=False), equal_nan=True, rtol=2e-5, atol=2e-5)
     expected = float(told(parts, targets, loss=True).double().sum())
+    assert Compiled(LAYOUT, parts, targets).total_loss(~targets.missing) == pytest.approx(expected, rel=1e-5)
     assert total_loss(LAYOUT, parts, targets) == pytest.approx(expected, rel=1e-5)
 
 
@@ -69,12 +69,33 @@ def test_gradients_are_those_of_torch() -> None:
     rows = slice(0, known.shape[1])
     errors = torch.empty(LAYOUT.fields, known.shape[1])
     expected, right = likelihood._gradient(LAYOUT, outputs_of(parts, rows), targets, known, torch.empty(0, 0))
-    loss, found = Compiled(LAYOUT, parts, targets).loss(rows, known, errors)
+    loss, _, views = Compiled(LAYOUT, parts, targets).loss(rows, known, errors)
     assert float(loss) == pytest.approx(float(expected), rel=1e-5)
-    for one, other in zip(found, right, strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)
+    for one, other in zip(views.arrays, right, strict=True):
+        torch.testing.assert_close(torch.from_numpy(one), other, rtol=1e-3, atol=1e-4)
     errors.masked_fill_(targets.missing, torch.nan)
     torch.testing.assert_close(errors, told(parts, targets, loss=False), equal_nan=True, rtol=2e-5, atol=2e-5)
+
+
+def test_where_arrays_lie_changes_no_bit() -> None:
+    """A loop runs as vectors or as single numbers, by where it begins; both must round alike."""
+    parts, targets = made(2 * WIDTH + 7)
+    known = (torch.rand(LAYOUT.fields, targets.missing.shape[1]) * ~targets.missing).numpy()
+    work, count = Compiled(LAYOUT, parts, targets), len(LAYOUT.tails)
+    outputs = [one.copy() for one in work.products(slice(0, known.shape[1]))[1].arrays]
+    seen = set()
+    for shift in range(0, 9, 2):
+        errors = np.empty_like(known)
+        numbers, categories = (np.empty(shift + one.size, np.float32)[shift:].reshape(one.shape) for one in outputs)
+        numbers[:], categories[:] = outputs
+        loss = kernels.number_losses(
+            *(numbers, work.bias[0], LAYOUT.tail_codes, 0, work.lower, work.upper, known[:count], errors[:count])
+        )
+        loss += kernels.code_losses(
+            *(categories, work.bias[1], LAYOUT.first_rows, 0, work.code, known[count:], errors[count:])
+        )
+        seen.add((loss, numbers.tobytes(), categories.tobytes(), errors.tobytes()))
+    assert len(seen) == 1
 
 
 def test_the_likeliest_code_has_an_error_of_nothing_exactly() -> None:
@@ -161,16 +182,20 @@ def test_an_embedded_event_is_clipped_numbers_flags_and_rows() -> None:
 
 
 @pytest.mark.parametrize("category", [CATEGORY, CATEGORY[1:]])
-def test_stages_are_activated_sums_and_what_is_remembered(category: tuple[Column, ...]) -> None:
-    events, memory = happened(50), torch.randn(50, 4, requires_grad=True)
-    heads = StagedHeads(NUMERIC, category, 4, 3, 5)
-    first, second = heads.base(torch.cat([memory, events.statistics], dim=1)).chunk(2, dim=1)
-    second = second + heads.clock(events.numeric[:, 1:])
-    what = [second + fn.embedding(events.category[:, 0].long(), table.weight) for table in heads.what]  # type: ignore[arg-type]
-    right = [torch.cat([fn.silu(part), events.statistics], dim=1) for part in (first, second, *what)]
-    found = [inputs for inputs, _, _ in heads(memory, events).stages]
-    leaves = [memory, *heads.base.parameters(), *heads.clock.parameters(), *heads.what.parameters()]
-    same_derivatives(found, right, leaves)
+@pytest.mark.parametrize("block", [2**18, 1])
+def test_stages_of_heads_are_those_of_torch_with_their_derivatives(
+    category: tuple[Column, ...], block: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(likelihood, "BLOCK", block)
+    events, memory = happened(150), torch.randn(150, 4, requires_grad=True)
+    heads, weight = StagedHeads(NUMERIC, category, 4, 3, 5), torch.rand(150)
+    asked, plain = heads(memory, events), heads.plain(memory, events)
+    assert len(plain.stages) == (3 if len(category) > 1 else 2)
+    torch.testing.assert_close(asked.errors(events), plain.errors(events), equal_nan=True, rtol=2e-5, atol=2e-5)
+    assert asked.total_loss(events) == pytest.approx(plain.total_loss(events), rel=1e-5)
+    (found, errors), (right, _) = (one.loss(events, weight) for one in (asked, plain))
+    torch.testing.assert_close(errors, plain.errors(events), equal_nan=True, rtol=2e-5, atol=2e-5)
+    same_derivatives([found], [right], [memory, *heads.parameters()])
 
 
 @pytest.mark.parametrize("carried", [False, True])

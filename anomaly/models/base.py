@@ -16,6 +16,7 @@ from torch import Tensor
 
 from anomaly.errors import NotFittedError, ParameterError
 from anomaly.features import Column
+from anomaly.models import gathers
 from anomaly.models.backbones import check_backbone
 from anomaly.models.batches import Table
 from anomaly.models.heads import FieldSet, Prediction
@@ -142,7 +143,7 @@ class SequenceModel:
         for events, memory, index in scan(network, table, sequences, mask):
             with autocast(memory.device):
                 errors = network.ask(memory, events).errors(events)
-            result[index.cpu().numpy()] = errors.cpu().numpy()
+            gathers.put(errors.t().contiguous().cpu().numpy(), index.cpu().numpy(), result)
         return result
 
     @torch.inference_mode()

@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from anomaly.models import gathers
 from anomaly.sequences import MOST_WAITING, Sequences, lagged
 
 Int = NDArray[np.int64]
@@ -93,13 +94,13 @@ def memory_statistics(sequences: Sequences, memory: Int, averaged: Sequence[int]
     young entities are not over-trusted. Values count clipped to +-`CLIP`, so that one monster does not own the mean.
     """
     start = np.repeat(sequences.offsets[:-1], sequences.lengths)
-    columns = [remembered_number(memory - start)]
-    for column in sequences.numeric.T[list(averaged)]:
-        known = np.isfinite(column)
-        value = np.clip(np.where(known, column, 0.0).astype(np.float64), -CLIP, CLIP)
-        sums = [_between(part, start, memory) for part in (known.astype(np.float64), value, value**2)]
-        columns += [*mean_and_spread(*sums)]
-    return np.stack(columns, axis=1).astype(np.float32)
+    found = np.empty((len(start), 1 + 2 * len(averaged)), np.float32)
+    found[:, 0] = remembered_number(memory - start)
+    total, summed = np.empty((len(start) + 1, 3)), np.empty((len(start), 3))
+    for at, column in enumerate(averaged):
+        gathers.sums(np.ascontiguousarray(sequences.numeric[:, column]), start, memory, CLIP, total, summed)
+        found[:, 1 + 2 * at], found[:, 2 + 2 * at] = mean_and_spread(*summed.T)
+    return found
 
 
 CLIP = 8.0
@@ -117,11 +118,6 @@ def mean_and_spread(
     mean = total / (count + 1.0)
     variance = (square + 1.0) / (count + 1.0) - mean**2
     return mean, np.sqrt(np.maximum(variance, 1e-4))
-
-
-def _between(values: NDArray[np.float64], start: Int, stop: Int) -> NDArray[np.float64]:
-    total = np.concatenate([[0.0], np.cumsum(values)])
-    return np.asarray(total[stop] - total[start])
 
 
 @dataclass(frozen=True)

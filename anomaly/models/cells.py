@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from anomaly.features import Column
-from anomaly.models import kernels
+from anomaly.models import gathers
 from anomaly.models.backbones import CAUSAL, Backbone, State
 from anomaly.models.batches import CLIP, Chunk, Table
 
@@ -59,7 +59,7 @@ class Embedded(torch.autograd.Function):
         flat = torch.cat([weight.flatten() for weight in weights]) if weights else numeric.new_empty(0)
         out = numeric.new_empty(len(numeric), 2 * numeric.shape[1] + int(widths.sum()))
         tables = flat.numpy(), first, widths
-        kernels.embed(numeric.numpy(), category.numpy(), np.float32(CLIP), *tables, out.numpy())
+        gathers.embed(numeric.numpy(), category.numpy(), np.float32(CLIP), *tables, out.numpy())
         ctx.save_for_backward(category)
         ctx.numbers, ctx.tables, ctx.sizes = numeric.shape[1], (first, widths), sizes.tolist()
         return out
@@ -70,9 +70,10 @@ class Embedded(torch.autograd.Function):
         """Derivatives by the tables."""
         (category,) = ctx.saved_tensors
         found = by_out.new_zeros(sum(ctx.sizes))
-        kernels.embed_back(category.numpy(), by_out.contiguous().numpy(), ctx.numbers, *ctx.tables, found.numpy())
+        by, (first, widths) = by_out.contiguous().numpy(), ctx.tables
+        gathers.embed_back(category.numpy(), by, ctx.numbers, first, widths, found.numpy())
         parts = torch.split(found, ctx.sizes)
-        return None, None, *(part.view(-1, int(width)) for part, width in zip(parts, ctx.tables[1], strict=True))
+        return None, None, *(part.view(-1, int(width)) for part, width in zip(parts, widths, strict=True))
 
 
 class EventEmbedding(nn.Module):
@@ -154,7 +155,7 @@ class Picked(torch.autograd.Function):
         steps, rows, hidden = ctx.shape
         if by_rows.device.type == "cpu":
             summed = by_rows.new_zeros(ctx.shape)
-            kernels.add_rows(by_rows.contiguous().numpy(), place.numpy(), ctx.first, summed.view(-1, hidden).numpy())
+            gathers.add_rows(by_rows.contiguous().numpy(), place.numpy(), ctx.first, summed.view(-1, hidden).numpy())
             return summed, None, None, None
         # Places before the chunk count into a row that is thrown away.
         found = by_rows.new_zeros(1 + steps * rows, hidden)

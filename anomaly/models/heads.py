@@ -10,11 +10,11 @@ Under a right model each tail probability is uniform, whatever the field's entro
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import groupby, zip_longest
-from typing import Any
+from itertools import chain, groupby, zip_longest
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional as fn
 
 from anomaly.features import MISSING, Column, judged_twice
-from anomaly.models import kernels
+from anomaly.models import gathers, kernels
 from anomaly.models.batches import Events
 from anomaly.models.cells import Codes
 from anomaly.models.kernels import COMPONENTS
@@ -35,8 +35,10 @@ from anomaly.models.likelihood import (
     Targets,
     blocks,
     judge,
+    learned,
     mixture,
     outputs_of,
+    scaled,
     total_loss,
 )
 
@@ -114,11 +116,20 @@ class FieldSet:
 
     def targets(self, events: Events) -> Targets:
         """What happened, as the heads are asked."""
-        value = events.numeric.t()[self.number_index]
-        code = events.category.t()[self.category_index].long()
-        lower, upper = self.borders(torch.nan_to_num(value))
-        first = torch.tensor(self._first_code, device=code.device)
-        return Targets(lower, upper, torch.cat([torch.isnan(value), code == MISSING]), code + first[:, None])
+        if events.numeric.device.type != "cpu":
+            value = events.numeric.t()[self.number_index]
+            code = events.category.t()[self.category_index].long()
+            lower, upper = self.borders(torch.nan_to_num(value))
+            first = torch.tensor(self._first_code, device=code.device)
+            return Targets(lower, upper, torch.cat([torch.isnan(value), code == MISSING]), code + first[:, None])
+        n = len(events.numeric)
+        value, code = torch.empty(len(self.numbers), n), torch.empty(len(self.categories), n, dtype=torch.int64)
+        missing = torch.empty(len(self), n, dtype=torch.bool)
+        fields = (np.array(one, dtype=np.int64) for one in (self.number_index, self.category_index, self._first_code))
+        found = (one.numpy() for one in (value, missing, code))
+        given = events.numeric.contiguous().numpy(), events.category.contiguous().numpy()
+        gathers.ask(*given, MISSING, *fields, *found)
+        return Targets(*self.borders(value), missing, code)
 
     @cached_property
     def _first_code(self) -> list[int]:
@@ -197,33 +208,37 @@ class Prediction:
         return [fn.softmax(logits, dim=1) for logits in torch.split(self.categories.float(), sizes, dim=1)]
 
 
-@dataclass(frozen=True)
 class Asked:
     """Heads with their inputs, ready to be asked: all stages of a network for n events.
 
-    Each stage is two linear layers on the same inputs (n, d): for its numbers, and for its categories if it has any.
+    Parameters
+    ----------
+    stages : (inputs, numbers, categories) of each stage
+        Two linear layers on the same inputs (n, d): for its numbers, and for its categories if it has any.
     """
 
-    fields: FieldSet
-    stages: Sequence[tuple[Tensor, nn.Linear, nn.Linear | None]]
+    def __init__(self, fields: FieldSet, stages: Sequence[tuple[Tensor, nn.Linear, nn.Linear | None]]) -> None:
+        self.fields, self.stages = fields, stages
 
     @torch.no_grad()
     def errors(self, events: Events) -> Tensor:
         """-ln of each field's tail probability, (n, K) >= 0; NaN where the field is missing."""
-        layout, targets, parts = self.fields.layout, self.fields.targets(events), self._parts()
-        inputs = parts[0].inputs
-        if inputs.device.type == "cpu":
-            return Compiled(layout, parts, targets).errors().masked_fill_(targets.missing, torch.nan).t()
+        layout, targets = self.fields.layout, self.fields.targets(events)
+        if targets.missing.device.type == "cpu":
+            return self._compiled(targets).errors().masked_fill_(targets.missing, torch.nan).t()
         found = [
-            judge(layout, *outputs_of(parts, rows), targets.block(rows), loss=False)
-            for rows in blocks(inputs, sum(layout.widths))
+            judge(layout, *outputs_of(self._parts(), rows), targets.block(rows), loss=False)
+            for rows in blocks(len(events.numeric), sum(layout.widths), elsewhere=True)
         ]
         return torch.cat(found, dim=1).t()
 
     @torch.no_grad()
     def total_loss(self, events: Events) -> float:
         """Sum of all losses."""
-        return total_loss(self.fields.layout, self._parts(), self.fields.targets(events))
+        targets = self.fields.targets(events)
+        if targets.missing.device.type != "cpu":
+            return total_loss(self.fields.layout, self._parts(), targets)
+        return self._compiled(targets).total_loss(~targets.missing)
 
     def loss(self, events: Events, weight: Tensor, *, errors: bool = True) -> tuple[Tensor, Tensor]:
         """Sum of all losses, each event by its weight (n,), with a gradient; and the errors (n, K) if wanted."""
@@ -237,53 +252,14 @@ class Asked:
         categories = [layer(inputs) for inputs, _, layer in self.stages if layer is not None]
         return Prediction(self.fields, torch.cat(numbers, dim=1), torch.cat(categories, dim=1))
 
+    def _compiled(self, targets: Targets) -> Compiled:
+        return Compiled(self.fields.layout, self._parts(), targets)
+
     def _parts(self) -> list[Parts]:
         return [
             Parts(inputs, numbers.weight, numbers.bias, *((None, None) if more is None else (more.weight, more.bias)))
             for inputs, numbers, more in self.stages
         ]
-
-
-class Stages(torch.autograd.Function):
-    """Inputs of all stages of heads on the processor, see `StagedHeads`."""
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        layout: tuple[int, list[int], list[int]],
-        events: Events,
-        base: Tensor,
-        clock: Tensor,
-        *tables: Tensor,
-    ) -> tuple[Tensor, ...]:
-        """(n, 2 W) of the memory and (W, circles) of the clock -> as many inputs (n, W + Q) as there are stages.
-
-        layout : number of stages, columns of the clock, columns of the categories that are looked up in `tables`.
-        """
-        stages, circles, known = layout
-        n, width = len(base), clock.shape[0]
-        first = np.cumsum([0, *(len(table) for table in tables)])[:-1].astype(np.int64)
-        rows = torch.cat(tables) if tables else base.new_empty(0, width)
-        ctx.first, ctx.rows = (np.array(known, dtype=np.int64), first), [len(table) for table in tables]
-        before, out = (base.new_empty(stages, n, width + more) for more in (0, events.statistics.shape[1]))
-        kernels.stage(
-            *(base.contiguous().numpy(), events.numeric.numpy(), np.array(circles, dtype=np.int64)),
-            *(clock.t().contiguous().numpy(), events.category.numpy(), ctx.first[0], rows.numpy(), first),
-            *(events.statistics.numpy(), before.numpy(), out.numpy()),
-        )
-        ctx.save_for_backward(events.category, events.numeric[:, circles], before)
-        return out.unbind()
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, *by_out: Tensor) -> tuple[Tensor | None, ...]:
-        """Derivatives by the base, the clock and the tables."""
-        category, clock, before = ctx.saved_tensors
-        width = before.shape[2]
-        by_base, by_tables = before.new_empty(len(category), 2 * width), before.new_zeros(sum(ctx.rows), width)
-        by = torch.stack([one[:, :width] for one in by_out])
-        kernels.stage_back(category.numpy(), *ctx.first, before.numpy(), by.numpy(), by_base.numpy(), by_tables.numpy())
-        return None, None, by_base, by_base[:, width:].t() @ clock, *torch.split(by_tables, ctx.rows)
 
 
 class StagedHeads(nn.Module):
@@ -320,13 +296,11 @@ class StagedHeads(nn.Module):
 
     def forward(self, memory: Tensor, events: Events) -> Asked:
         """Ask for the fields of n events from the memory before each, (n, H)."""
+        return AskedStages(self, memory, events) if memory.device.type == "cpu" else self.plain(memory, events)
+
+    def plain(self, memory: Tensor, events: Events) -> Asked:
+        """As `forward`, by torch's own operations."""
         base = self.base(torch.cat([memory, events.statistics], dim=1))
-        layers: list[list[Any]] = [list(self.numbers), list(self.categories)]
-        if base.device.type == "cpu":
-            tables = [table.weight for table in self.what]
-            layout = len(self.numbers), self.circles, self.known
-            given = Stages.apply(layout, events, base, self.clock.weight, *tables)  # type: ignore[no-untyped-call]
-            return Asked(self.fields, list(zip_longest(given, *layers)))
         first, second = base.chunk(2, dim=1)
         second = second + self.clock(events.numeric[:, self.circles])
         parts = [first, second]
@@ -336,7 +310,164 @@ class StagedHeads(nn.Module):
                 what = what + table(events.category[:, at].long())
             parts.append(what)
         inputs = [torch.cat([fn.silu(part), events.statistics], dim=1) for part in parts]
+        layers: list[list[Any]] = [list(self.numbers), list(self.categories)]
         return Asked(self.fields, list(zip_longest(inputs, *layers)))
+
+
+class CompiledStages(Compiled):
+    """`StagedHeads` on the processor: what the stages are given is made block by block too, and forgotten.
+
+    Parameters
+    ----------
+    flat : Tensor
+        What there may be derivatives by: memory and statistics (n, H + Q), weights of `base` and `clock`, tables of
+        `what`, and weight and bias of each layer.
+    """
+
+    def __init__(
+        self,
+        heads: StagedHeads,
+        events: Events,
+        targets: Targets,
+        flat: Sequence[Tensor | None],
+        *,
+        learns: bool = False,
+    ) -> None:
+        self.given, self.base_weight, self.base_bias, self.clock = (cast("Tensor", one) for one in flat[:4])
+        tables = [cast("Tensor", one) for one in flat[4 : 4 + len(heads.known)]]
+        rest, nothing = flat[4 + len(heads.known) :], self.given.new_empty(0, 0)
+        parts = [Parts(nothing, *rest[at : at + 4]) for at in range(0, len(rest), 4)]  # type: ignore[arg-type]
+        super().__init__(heads.fields.layout, parts, targets, learns=learns)
+        self.width, self.learns = heads.width, learns
+        self.circles, self.known = (np.array(one, dtype=np.int64) for one in (heads.circles, heads.known))
+        self.rows = [len(table) for table in tables]
+        self.first = np.cumsum([0, *self.rows])[:-1].astype(np.int64)
+        looked_up = torch.cat(tables) if tables else self.given.new_empty(0, self.width)
+        self.category = events.category.contiguous().numpy()
+        self.about = (
+            *(events.numeric.contiguous().numpy(), self.circles, self.clock.detach().t().contiguous().numpy()),
+            *(self.category, self.known, looked_up.numpy(), self.first, events.statistics.contiguous().numpy()),
+        )
+        self.turned, self.base_bias_ = self.base_weight.t(), self.base_bias.detach().numpy()
+        self.columns = self.width + events.statistics.shape[1]
+        self._rooms = dict[int, Rooms]()
+        if learns:
+            whole = (self.base_weight, self.base_bias, self.clock, looked_up)
+            self.by_base_weight, self.by_base_bias, self.by_clock, self.by_tables = (torch.zeros_like(x) for x in whole)
+            self.by_given = torch.empty_like(self.given)
+            self.clocks = events.numeric[:, heads.circles]
+
+    def inputs(self, rows: slice) -> Sequence[Tensor]:
+        """What the layers of each stage are given for a block, (n, W + Q) each."""
+        rooms = self._rooms_of(rows)
+        torch.mm(self.given[rows], self.turned, out=rooms.base)
+        kernels.stage(rooms.base.numpy(), self.base_bias_, rows.start, *self.about, *rooms.made)
+        return rooms.inputs
+
+    def by_inputs(self, rows: slice) -> Sequence[Tensor]:
+        """Where the derivatives by what is activated are to stand."""
+        return self._rooms_of(rows).by_inputs
+
+    def take(self, rows: slice) -> None:
+        """Derivatives by the memory, the base, the clock and the tables."""
+        rooms, given = self._rooms_of(rows), self.given[rows]
+        slope, by, by_base = rooms.made[0], rooms.by, rooms.base
+        whose = rows.start, self.category, self.known, self.first
+        kernels.stage_back(*whose, slope, by.numpy(), by_base.numpy(), self.by_tables.numpy())
+        self.by_base_weight.addmm_(by_base.t(), given)
+        self.by_base_bias.addmv_(by_base.t(), by_base.new_ones(len(given)))
+        self.by_clock.addmm_(by_base[:, self.width :].t(), self.clocks[rows])
+        torch.mm(by_base, self.base_weight, out=self.by_given[rows])
+
+    def _rooms_of(self, rows: slice) -> Rooms:
+        events = rows.stop - rows.start
+        if events not in self._rooms:
+            self._rooms[events] = Rooms.of(len(self.parts), events, self.width, self.columns, learns=self.learns)
+        return self._rooms[events]
+
+    def by_flat(self) -> Iterator[Tensor | None]:
+        """Derivatives, in the order of `flat`."""
+        yield from (self.by_given, self.by_base_weight, self.by_base_bias, self.by_clock)
+        yield from torch.split(self.by_tables, self.rows)
+        yield from chain.from_iterable(part[1:] for part in self.gradients)
+
+
+class Rooms(NamedTuple):
+    """Where `CompiledStages` makes what it needs of a block of n events.
+
+    base : (n, 2 W); made : slopes (stages, n, W) or none, and inputs (stages, n, W + Q); by : (stages, n, W).
+    """
+
+    base: Tensor
+    made: tuple[NDArray[np.float32], NDArray[np.float32]]
+    inputs: Sequence[Tensor]
+    by: Tensor
+    by_inputs: Sequence[Tensor]
+
+    @classmethod
+    def of(cls, stages: int, events: int, width: int, columns: int, *, learns: bool) -> Rooms:
+        """For n = `events`."""
+        inputs, by = torch.empty(stages, events, columns), torch.empty(stages, events if learns else 0, width)
+        made = torch.empty_like(by).numpy(), inputs.numpy()
+        return cls(torch.empty(events, 2 * width), made, inputs.unbind(), by, by.unbind())
+
+
+class StagesLoss(torch.autograd.Function):
+    """Weighted loss of `StagedHeads` on the processor, as `anomaly.models.likelihood.Heads`."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        heads: StagedHeads,
+        events: Events,
+        targets: Targets,
+        event_weight: Tensor,
+        wanted: bool,
+        *flat: Tensor | None,
+    ) -> tuple[Tensor, Tensor]:
+        """Sum of the losses, each event by its weight (n,), and the errors (K, n) if they are wanted."""
+        work = CompiledStages(heads, events, targets, flat, learns=True)
+        return learned(ctx, work, targets, event_weight, wanted, work.by_flat)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, by_total: Tensor, _: Tensor) -> tuple[Any, ...]:
+        """Scale what `forward` worked out."""
+        return (None,) * 5 + scaled(ctx, by_total)
+
+
+class AskedStages(Asked):
+    """`StagedHeads` on the processor, ready to be asked for n events from the memory before each, (n, H)."""
+
+    def __init__(self, heads: StagedHeads, memory: Tensor, events: Events) -> None:
+        super().__init__(heads.fields, [])
+        self.heads, self.memory, self.events = heads, memory, events
+
+    def loss(self, events: Events, weight: Tensor, *, errors: bool = True) -> tuple[Tensor, Tensor]:
+        """Sum of all losses, each event by its weight (n,), with a gradient; and the errors (n, K) if wanted."""
+        targets = self.fields.targets(events)
+        total, found = StagesLoss.apply(self.heads, self.events, targets, weight, errors, *self._flat())  # type: ignore[no-untyped-call]
+        return total, found.t()
+
+    def predict(self) -> Prediction:
+        """Distributions of the fields."""
+        return self.heads.plain(self.memory, self.events).predict()
+
+    def _compiled(self, targets: Targets) -> Compiled:
+        return CompiledStages(self.heads, self.events, targets, self._flat())
+
+    def _flat(self) -> list[Tensor | None]:
+        heads = self.heads
+        given = torch.cat([self.memory, self.events.statistics], dim=1)
+        layers: list[list[Any]] = [list(heads.numbers), list(heads.categories)]
+        weights = [
+            one
+            for pair in zip_longest(*layers)
+            for layer in pair
+            for one in ((None, None) if layer is None else (layer.weight, layer.bias))
+        ]
+        tables: list[Any] = [table.weight for table in heads.what]
+        return [given, heads.base.weight, heads.base.bias, heads.clock.weight, *tables, *weights]
 
 
 def linear(inputs: int, outputs: int) -> nn.Linear:

@@ -19,11 +19,13 @@ from typing import Any
 import numpy as np
 
 from anomaly import compiling
+from anomaly.compiling import fma, widely
 
 # No reordering of sums: the exponential below rounds by adding a large number and taking it away again. And no product
-# that goes into a sum unrounded: whether a loop runs as vectors hangs on where its arrays lie, and both must agree.
+# that goes into a sum unrounded as LLVM likes: whether a loop runs as vectors hangs on where its arrays lie, and both
+# must agree. They do where `fma` says so.
 compiled: Callable[[Callable[..., Any]], Callable[..., Any]] = partial(compiling.compiled, fast={"nsz", "nnan", "ninf"})
-WIDTH = 128  # events at a time: what is summed up for them stays in the first cache
+WIDTH = 256  # events at a time: what is summed up for them stays in the first cache
 COMPONENTS = 4
 SMALLEST_SCALE = np.float32(0.02)  # of a mixture component, in encoded units
 LARGEST_LOGIT = np.float32(40.0)  # of a code: its exponential, and the sum of hundreds of them, stay within float32
@@ -39,15 +41,15 @@ _ZERO, _HALF, _ONE, _TWO, _HUGE = (np.float32(x) for x in (0.0, 0.5, 1.0, 2.0, 1
 @compiled
 def _exp(x):  # type: ignore[no-untyped-def]
     """Exponential of a float32 from -86 to 86 (polynomial of the Cephes library, Moshier 1992); error 1.2e-7."""
-    shifted = x * np.float32(1.44269504088896341) + _ROUND
+    shifted = fma(x, np.float32(1.44269504088896341), _ROUND)
     whole = shifted - _ROUND
-    r = x - whole * np.float32(0.693359375) + whole * np.float32(2.12194440e-4)
-    p = np.float32(1.9875691500e-4) * r + np.float32(1.3981999507e-3)
-    p = p * r + np.float32(8.3334519073e-3)
-    p = p * r + np.float32(4.1665795894e-2)
-    p = p * r + np.float32(1.6666665459e-1)
-    p = p * r + np.float32(5.0000001201e-1)
-    y = np.float32(p * (r * r) + (r + _ONE))
+    r = fma(whole, np.float32(2.12194440e-4), fma(whole, np.float32(-0.693359375), x))
+    p = fma(np.float32(1.9875691500e-4), r, np.float32(1.3981999507e-3))
+    p = fma(p, r, np.float32(8.3334519073e-3))
+    p = fma(p, r, np.float32(4.1665795894e-2))
+    p = fma(p, r, np.float32(1.6666665459e-1))
+    p = fma(p, r, np.float32(5.0000001201e-1))
+    y = np.float32(fma(p, r * r, r + _ONE))
     power = np.int32(np.float32(shifted).view(np.int32) << np.int32(23))
     return np.int32(y.view(np.int32) + power).view(np.float32)
 
@@ -66,10 +68,10 @@ def _log(x):  # type: ignore[no-untyped-def]
     f = np.int32(bits - np.int32(k << np.int32(23))).view(np.float32) - _ONE
     s = f / (_TWO + f)
     z = s * s
-    p = np.float32(1 / 9) * z + np.float32(1 / 7)
-    p = p * z + np.float32(1 / 5)
-    p = p * z + np.float32(1 / 3)
-    return np.float32(k) * LOG_2 + _TWO * (s + s * z * p)
+    p = fma(np.float32(1 / 9), z, np.float32(1 / 7))
+    p = fma(p, z, np.float32(1 / 5))
+    p = fma(p, z, np.float32(1 / 3))
+    return fma(np.float32(k), LOG_2, _TWO * fma(s * z, p, s))
 
 
 @compiled
@@ -77,14 +79,14 @@ def _log1p(x):  # type: ignore[no-untyped-def]
     """log(1 + x) of -0.5 to 1, exact in proportion near 0."""
     s = x / (_TWO + x)
     z = s * s
-    p = np.float32(1 / 17) * z + np.float32(1 / 15)
-    p = p * z + np.float32(1 / 13)
-    p = p * z + np.float32(1 / 11)
-    p = p * z + np.float32(1 / 9)
-    p = p * z + np.float32(1 / 7)
-    p = p * z + np.float32(1 / 5)
-    p = p * z + np.float32(1 / 3)
-    return _TWO * (s + s * z * p)
+    p = fma(np.float32(1 / 17), z, np.float32(1 / 15))
+    p = fma(p, z, np.float32(1 / 13))
+    p = fma(p, z, np.float32(1 / 11))
+    p = fma(p, z, np.float32(1 / 9))
+    p = fma(p, z, np.float32(1 / 7))
+    p = fma(p, z, np.float32(1 / 5))
+    p = fma(p, z, np.float32(1 / 3))
+    return _TWO * fma(s * z, p, s)
 
 
 @compiled
@@ -120,6 +122,7 @@ def code_errors(logit, bias, first, at_event, code, out):  # type: ignore[no-unt
     logit (O, n) of the n events of a block and bias (O,); first (G + 1,), where the outputs of each category begin.
     Of `code` and `out`, (G, all events), the block begins at `at_event`. Odds stand in `logit` afterwards.
     """
+    widely()
     n = logit.shape[1]
     total, below, at = np.empty((3, WIDTH), np.float32)
     for start in range(0, n, WIDTH):
@@ -127,8 +130,9 @@ def code_errors(logit, bias, first, at_event, code, out):  # type: ignore[no-unt
         for g in range(len(first) - 1):
             here = code[g, at_event + start : at_event + start + width]
             _add_up(logit, start, bias, first[g], first[g + 1], here, at, total, below)
+            found = out[g, at_event + start : at_event + start + width]
             for j in range(width):
-                out[g, at_event + start + j] = _surprise(below[j], total[j])
+                found[j] = _surprise(below[j], total[j])
 
 
 @compiled
@@ -137,6 +141,7 @@ def code_losses(logit, bias, first, at_event, code, weight, errors):  # type: ig
 
     As `code_errors`; `weight` and `errors` are (G, all events), and errors are filled in unless empty.
     """
+    widely()
     n = logit.shape[1]
     total, below, at = np.empty((3, WIDTH), np.float32)
     summed = 0.0
@@ -146,19 +151,31 @@ def code_losses(logit, bias, first, at_event, code, weight, errors):  # type: ig
             here = code[g, at_event + start : at_event + start + width]
             _add_up(logit, start, bias, first[g], first[g + 1], here, at, total, below)
             if len(errors):
+                found = errors[g, at_event + start : at_event + start + width]
                 for j in range(width):
-                    errors[g, at_event + start + j] = _surprise(below[j], total[j])
+                    found[j] = _surprise(below[j], total[j])
+            mine = weight[g, at_event + start : at_event + start + width]
             for j in range(width):
-                mine = logit[here[j], start + j]
-                summed += weight[g, at_event + start + j] * _log(total[j] / mine)
-                total[j] = weight[g, at_event + start + j] / total[j]
+                at[j] = total[j] / logit[here[j], start + j]
+            _logs(at, width)
+            for j in range(width):
+                summed += mine[j] * at[j]
+                total[j] = mine[j] / total[j]
             for row in range(first[g], first[g + 1]):
                 odds = logit[row, start : start + width]
                 for j in range(width):
                     odds[j] *= total[j]
             for j in range(width):
-                logit[here[j], start + j] -= weight[g, at_event + start + j]
+                logit[here[j], start + j] -= mine[j]
     return summed
+
+
+@compiled
+def _logs(x, number):  # type: ignore[no-untyped-def]
+    """Logarithms of the first few, in their place."""
+    widely()
+    for j in range(number):
+        x[j] = _log(x[j])
 
 
 @compiled
@@ -168,6 +185,7 @@ def _add_up(logit, start, bias, first, last, code, at, total, below):  # type: i
     `code` (width,) is that of the events from `start` on. Rows are cut out one by one: as a matrix they would not be
     known to be contiguous, and take three times as long.
     """
+    widely()
     width = len(code)
     for j in range(width):
         at[j] = _bounded(logit[code[j], start + j] + bias[code[j]])
@@ -179,6 +197,7 @@ def _add_up(logit, start, bias, first, last, code, at, total, below):  # type: i
 @compiled
 def _add(logit, bias, at, total, below):  # type: ignore[no-untyped-def]
     """Add the odds of one code to the total, and to what is no likelier than what happened."""
+    widely()
     for j in range(len(logit)):
         one = _bounded(logit[j] + bias)
         odds = _exp(one)
@@ -190,6 +209,7 @@ def _add(logit, bias, at, total, below):  # type: ignore[no-untyped-def]
 @compiled
 def _mixture(outputs, first, here, bias, weight):  # type: ignore[no-untyped-def]
     """Log weights (M, width) of the components of the field whose outputs begin at row `first`, events `here`."""
+    widely()
     most, total = np.empty((2, WIDTH), np.float32)
     width = here.stop - here.start
     most[:], total[:] = -_HUGE, _ZERO
@@ -213,6 +233,7 @@ def _mixture(outputs, first, here, bias, weight):  # type: ignore[no-untyped-def
 @compiled
 def _log_sum(terms, width, out):  # type: ignore[no-untyped-def]
     """Log of the sum of the exponentials of (M, width), into (width,)."""
+    widely()
     most = np.empty(WIDTH, np.float32)
     most[:], out[:] = -_HUGE, _ZERO
     for m in range(COMPONENTS):
@@ -234,6 +255,7 @@ def _sides(outputs, first, here, bias, lower, upper, per, a, b, below, above, ta
     All (M, width): 1 / scale into `per`, (upper - location) / scale into `a`, (lower - location) / scale into `b`;
     softplus(-a) into `below` and softplus(b) into `above`, if the `tail` asks for them.
     """
+    widely()
     for m in range(COMPONENTS):
         at, spread = first + COMPONENTS + m, first + 2 * COMPONENTS + m
         location, raw, by_location, by_raw = outputs[at, here], outputs[spread, here], bias[at], bias[spread]
@@ -252,6 +274,7 @@ def _sides(outputs, first, here, bias, lower, upper, per, a, b, below, above, ta
 
 @compiled
 def _softplus_of(given, sign, out):  # type: ignore[no-untyped-def]
+    widely()
     for j in range(len(given)):
         out[j] = _softplus(sign * given[j])
 
@@ -259,6 +282,7 @@ def _softplus_of(given, sign, out):  # type: ignore[no-untyped-def]
 @compiled
 def _number_error(weight, below, above, tail, work, out):  # type: ignore[no-untyped-def]
     """-ln of the tail of one field, (width,) >= 0, from what its components say, (M, width) each."""
+    widely()
     found = np.empty((2, WIDTH), F32)
     up, down = found[0], found[1]
     _log_mass(weight, below if tail == LOWER else above, work, len(out), up)
@@ -273,6 +297,7 @@ def _number_error(weight, below, above, tail, work, out):  # type: ignore[no-unt
 @compiled
 def _log_mass(weight, beside, work, width, out):  # type: ignore[no-untyped-def]
     """Log of the mass of all components, less what is `beside` of each; into (width,)."""
+    widely()
     for m in range(COMPONENTS):
         one, other, made = weight[m], beside[m], work[m]
         for j in range(width):
@@ -288,6 +313,7 @@ def number_errors(outputs, bias, tails, at_event, lower, upper, out):  # type: i
     field; tails (G,). Of `lower` and `upper`, the borders of the bins, and of `out`, (G, all events), the block begins
     at `at_event`.
     """
+    widely()
     room = np.empty((7, COMPONENTS, WIDTH), F32)
     weight, per, a, b, below, above, work = room[0], room[1], room[2], room[3], room[4], room[5], room[6]
     for start in range(0, outputs.shape[1], WIDTH):
@@ -307,6 +333,7 @@ def number_losses(outputs, bias, tails, at_event, lower, upper, known, errors): 
     As `number_errors`; `known` and `errors` are (G, all events): what each counts, and what is filled in unless empty.
     The derivatives are those of `anomaly.models.likelihood.Tails.gradient`.
     """
+    widely()
     room = np.empty((7, COMPONENTS, WIDTH), F32)
     weight, per, a, b, below, above, inside = room[0], room[1], room[2], room[3], room[4], room[5], room[6]
     loss, wides = np.empty(WIDTH, F32), np.empty(WIDTH, F32)
@@ -334,17 +361,18 @@ def number_losses(outputs, bias, tails, at_event, lower, upper, known, errors): 
 def _share(wide):  # type: ignore[no-untyped-def]
     """1 - exp(-x) of x > 0, exact in proportion near 0."""
     x = min(wide, F32(0.25))
-    p = F32(-1 / 720) * x + F32(1 / 120)
-    p = p * x + F32(-1 / 24)
-    p = p * x + F32(1 / 6)
-    p = p * x + F32(-1 / 2)
-    near, far = x + x * x * p, _ONE - _decay(wide)
+    p = fma(F32(-1 / 720), x, F32(1 / 120))
+    p = fma(p, x, F32(-1 / 24))
+    p = fma(p, x, F32(1 / 6))
+    p = fma(p, x, F32(-1 / 2))
+    near, far = fma(x * x, p, x), _ONE - _decay(wide)
     return near if wide < F32(0.25) else far
 
 
 @compiled
 def _inside(weight, below, above, per, lower, upper, inside):  # type: ignore[no-untyped-def]
     """Log of what each component puts into the bin, (M, width)."""
+    widely()
     for m in range(COMPONENTS):
         one, under, over, each, made = weight[m], below[m], above[m], per[m], inside[m]
         for j in range(len(lower)):
@@ -356,6 +384,7 @@ def _inside(weight, below, above, per, lower, upper, inside):  # type: ignore[no
 @compiled
 def _number_gradient(outputs, first, here, bias, weight, per, a, b, wides, inside, loss, known):  # type: ignore[no-untyped-def]
     """Derivatives by the outputs of a field, in their place; `inside` becomes what each component counts."""
+    widely()
     for m in range(COMPONENTS):
         at, spread = first + COMPONENTS + m, first + 2 * COMPONENTS + m
         logit, location, raw, by_raw = outputs[first + m, here], outputs[at, here], outputs[spread, here], bias[spread]
@@ -375,113 +404,75 @@ def _number_gradient(outputs, first, here, bias, weight, per, a, b, wides, insid
             raw[j] = share[j] * _sigmoid(raw[j] + by_raw)
 
 
-@compiling.compiled
-def embed(numeric, category, clip, weights, first, widths, out):  # type: ignore[no-untyped-def]
-    """One vector for each event, into `out` (n, size): clipped numbers, a flag for each missing one, embedded codes.
+@compiled
+def stage(base, bias, start, numeric, circles, clock, category, known, tables, first, statistics, slope, out):  # type: ignore[no-untyped-def]
+    """Inputs of the heads' stages, (stages, n, W + Q), into `out`, and slopes of what is activated into `slope`.
 
-    numeric (n, F); category (n, C) int32; weights: the tables of all categories one behind the other, that of each from
-    `first` (C,) on, rows of `widths` (C,).
+    base (n, 2 W): of the memory, less its bias (2 W,). Of all events, of which the n begin at `start`: numeric (N, F),
+    of which the columns `circles` pass through `clock` (circles, W); category (N, C) int32, of which the columns
+    `known` are looked up in `tables` (rows, W), from rows `first` on; statistics (N, Q).
+    slope (stages, n, W), or without events where it is not wanted.
     """
-    numbers = numeric.shape[1]
-    for i in range(len(numeric)):
-        for f in range(numbers):
-            value = numeric[i, f]
-            known = value == value
-            out[i, f] = min(max(value, -clip), clip) if known else _ZERO
-            out[i, numbers + f] = _ZERO if known else _ONE
-        to = 2 * numbers
-        for c in range(category.shape[1]):
-            start = first[c] + np.int64(category[i, c]) * widths[c]
-            for j in range(widths[c]):
-                out[i, to + j] = weights[start + j]
-            to += widths[c]
-
-
-@compiled
-def embed_back(category, by_out, numbers, first, widths, by_weights):  # type: ignore[no-untyped-def]
-    """Add the derivatives by the tables to `by_weights`; as `embed`."""
-    for i in range(len(category)):
-        at = 2 * numbers
-        for c in range(category.shape[1]):
-            start = first[c] + np.int64(category[i, c]) * widths[c]
-            for j in range(widths[c]):
-                by_weights[start + j] += by_out[i, at + j]
-            at += widths[c]
-
-
-@compiled
-def add_rows(rows, place, first, out):  # type: ignore[no-untyped-def]
-    """Add the rows (n, H) to those of `out` at `place` (n,) less `first`; places before the first one are left out."""
-    for i in range(len(rows)):
-        at = place[i] - first
-        if at >= 0:
-            one, to = rows[i], out[at]
-            for j in range(len(one)):
-                to[j] += one[j]
-
-
-@compiled
-def stage(base, numeric, circles, clock, category, known, tables, first, statistics, before, out):  # type: ignore[no-untyped-def]
-    """Inputs of the heads' stages, (stages, n, W + Q), into `out`; `before` (stages, n, W) is what is activated.
-
-    base (n, 2 W): of the memory; numeric (n, F), of which the columns `circles` pass through `clock` (circles, W);
-    category (n, C) int32, of which the columns `known` are looked up in `tables` (rows, W), from rows `first` on;
-    statistics (n, Q).
-    """
+    widely()
     width, averages = clock.shape[1], statistics.shape[1]
     for i in range(len(base)):
-        one, two = before[0, i], before[1, i]
+        one, two = out[0, i], out[1, i]
         for j in range(width):
-            one[j], two[j] = base[i, j], base[i, width + j]
+            one[j] = base[i, j] + bias[j]
+        for j in range(width):
+            two[j] = base[i, width + j] + bias[width + j]
         for c in range(len(circles)):
-            value = numeric[i, circles[c]]
+            value = numeric[start + i, circles[c]]
             for j in range(width):
-                two[j] += value * clock[c, j]
-        if len(before) > 2:
-            three = before[2, i]
+                two[j] = fma(value, clock[c, j], two[j])
+        if len(out) > 2:
+            three = out[2, i]
             for j in range(width):
                 three[j] = two[j]
             for k in range(len(known)):
-                row = first[k] + np.int64(category[i, known[k]])
+                row = first[k] + np.int64(category[start + i, known[k]])
                 for j in range(width):
                     three[j] += tables[row, j]
-        for s in range(len(before)):
-            given, made = before[s, i], out[s, i]
-            for j in range(width):
-                made[j] = given[j] * _sigmoid(given[j])
+        for s in range(len(out)):
+            made = out[s, i]
+            if slope.shape[1]:
+                steep = slope[s, i]
+                for j in range(width):
+                    x = made[j]
+                    share = _sigmoid(x)
+                    made[j] = x * share
+                    steep[j] = share * fma(x, _ONE - share, _ONE)
+            else:
+                for j in range(width):
+                    made[j] *= _sigmoid(made[j])
             for j in range(averages):
-                made[width + j] = statistics[i, j]
+                made[width + j] = statistics[start + i, j]
 
 
 @compiled
-def stage_back(category, known, first, before, by_out, by_base, by_tables):  # type: ignore[no-untyped-def]
+def stage_back(start, category, known, first, slope, by_out, by_base, by_tables):  # type: ignore[no-untyped-def]
     """Derivatives of `stage` by the base (n, 2 W), and by the tables, to which they are added.
 
     The second half of `by_base` is the derivative by what the clock adds, too.
     """
-    width = before.shape[2]
-    whole = np.empty(width, np.float32)
-    for i in range(before.shape[1]):
-        for s in (0, 1):
-            given, by = before[s, i], by_out[s, i]
+    widely()
+    width = slope.shape[2]
+    whole = np.empty(width, F32)
+    for i in range(slope.shape[1]):
+        one, two = by_base[i, :width], by_base[i, width:]
+        for j in range(width):
+            one[j] = by_out[0, i, j] * slope[0, i, j]
+        for j in range(width):
+            two[j] = by_out[1, i, j] * slope[1, i, j]
+        if len(slope) > 2:
             for j in range(width):
-                by_base[i, s * width + j] = by[j] * _silu_slope(given[j])
-        if len(before) > 2:
-            given, by = before[2, i], by_out[2, i]
+                whole[j] = by_out[2, i, j] * slope[2, i, j]
             for j in range(width):
-                whole[j] = by[j] * _silu_slope(given[j])
-                by_base[i, width + j] += whole[j]
+                two[j] += whole[j]
             for k in range(len(known)):
-                row = first[k] + np.int64(category[i, known[k]])
+                row = by_tables[first[k] + np.int64(category[start + i, known[k]])]
                 for j in range(width):
-                    by_tables[row, j] += whole[j]
-
-
-@compiled
-def _silu_slope(x):  # type: ignore[no-untyped-def]
-    """Derivative of x sigmoid(x)."""
-    s = _sigmoid(x)
-    return s * (_ONE + x * (_ONE - s))
+                    row[j] += whole[j]
 
 
 @compiled
@@ -519,6 +510,7 @@ def lstm_step(gates, cell, out, new):  # type: ignore[no-untyped-def]
 @compiled
 def lstm_step_back(gates, cell, new, by_out, by_new, by_gates, by_cell):  # type: ignore[no-untyped-def]
     """Derivatives of `lstm_step` by the gates and, unless it is empty, by the cell."""
+    widely()
     hidden = new.shape[1]
     enter, fresh, leave, by_kept = (
         np.empty(hidden, F32),
@@ -549,6 +541,7 @@ def lstm_step_back(gates, cell, new, by_out, by_new, by_gates, by_cell):  # type
 @compiled
 def _activate(given, out, both):  # type: ignore[no-untyped-def]
     """Sigmoid of (H,), or hyperbolic tangent where the result may have `both` signs."""
+    widely()
     for j in range(len(out)):
         out[j] = _tanh(given[j]) if both else _sigmoid(given[j])
 
@@ -556,6 +549,7 @@ def _activate(given, out, both):  # type: ignore[no-untyped-def]
 @compiled
 def _lstm_out_back(kept, leave, by, beside, by_kept, by_leave):  # type: ignore[no-untyped-def]
     """Derivatives by the cell and the last gate of leave * tanh(kept); `beside` is what the cell has beside that."""
+    widely()
     for j in range(len(kept)):
         by_kept[j] = _tanh(kept[j])
     for j in range(len(kept)):
@@ -567,5 +561,6 @@ def _lstm_out_back(kept, leave, by, beside, by_kept, by_leave):  # type: ignore[
 @compiled
 def _sigmoid_back(by, factor, gate, found):  # type: ignore[no-untyped-def]
     """Derivative of factor * gate by what the gate, a sigmoid, was given."""
+    widely()
     for j in range(len(found)):
         found[j] = by[j] * factor[j] * gate[j] * (_ONE - gate[j])

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from anomaly.errors import ArtifactError, ParameterError
 from anomaly.evidence import combine_fields, rank_surprise, surroundings
+from anomaly.models import gathers
 from anomaly.models.batches import Events, Plan, Table
 from anomaly.models.cells import Memory, Reader
 from anomaly.models.heads import Asked, FieldSet, Prediction
@@ -105,6 +106,39 @@ class Run:
     history: list[dict[str, float]] = field(default_factory=list)
 
 
+class Weights:
+    """All weights of a network in one row: an optimiser that steps through dozens of them takes ten times as long.
+
+    The network's own become parts of it until it is left. On a graphics card, whose LSTM has its own place for
+    them, they stay as they are.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        self.parts = self.whole = list(network.parameters())
+        if self.parts[0].device.type == "cpu":
+            self.whole = [nn.Parameter(torch.cat([part.detach().flatten() for part in self.parts]))]
+            mine = torch.split(self.whole[0].detach(), [part.numel() for part in self.parts])
+            for part, own in zip(self.parts, mine, strict=True):
+                part.data = own.view(part.shape)
+
+    def gather(self) -> None:
+        """Make the gradients of the parts that of the whole."""
+        if self.whole is not self.parts:
+            gradients = [torch.zeros_like(part) if part.grad is None else part.grad for part in self.parts]
+            self.whole[0].grad = torch.cat([gradient.flatten() for gradient in gradients])
+            self.forget()
+
+    def forget(self) -> None:
+        """Drop the gradients of the parts."""
+        for part in self.parts:
+            part.grad = None
+
+    def leave(self) -> None:
+        """Give the network weights of its own."""
+        for part in self.parts:
+            part.data = part.detach().clone()
+
+
 class Trainer:
     """Trains one network on one history.
 
@@ -148,7 +182,8 @@ class Trainer:
         self.weight = train.astype(np.float32)
         gap = sequences.typical_gap(train)
         self.scales = [factor * gap for factor in ROBUST_GAPS if gap]
-        self.optimizer = torch.optim.Adam(network.parameters(), lr=training.learning_rate, fused=True)
+        self.weights = Weights(network)
+        self.optimizer = torch.optim.Adam(self.weights.whole, lr=training.learning_rate, fused=True)
         self.run = Run()
         self.best: dict[str, Tensor] = {}
 
@@ -168,6 +203,7 @@ class Trainer:
             if progress is not None:
                 progress.say(f"interrupted: keeping epoch {self.run.best_epoch}, the best so far")
         self.network.load_state_dict(self.best)
+        self.weights.leave()
         return self.run
 
     def _learning_rate(self, step: int) -> float:
@@ -215,14 +251,15 @@ class Trainer:
                     extra = self.network.extra_loss(memory, index, self.table, weight)
                 number = float(chosen.sum())
                 loss = summed / max(1.0, number) + extra
-                self.optimizer.zero_grad(set_to_none=True)
+                self.weights.forget()
                 loss.backward()  # type: ignore[no-untyped-call]
-                nn.utils.clip_grad_norm_(self.network.parameters(), self.training.clip, foreach=True)
+                self.weights.gather()
+                nn.utils.clip_grad_norm_(self.weights.whole, self.training.clip, foreach=True)
                 self.optimizer.step()
                 total, count = total + float(summed.detach()), count + number
                 if errors is None:
                     errors = np.full((len(self.sequences), found.shape[1]), np.nan, dtype=np.float32)
-                errors[index.cpu().numpy()] = found.float().cpu().numpy()
+                gathers.put(found.t().float().contiguous().cpu().numpy(), index.cpu().numpy(), errors)
                 if progress is not None:
                     progress.events(len(index), self.plan.events, total / max(1.0, count))
         assert errors is not None
@@ -245,7 +282,8 @@ class Trainer:
             data.update(np.ascontiguousarray(array).data)
         for mask in (self.train, self.valid):
             data.update(np.packbits(mask).data)
-        return json.dumps([self.settings, self.seed, data.hexdigest(), _shapes(self.network)])
+        learned = [list(one.shape) for group in self.optimizer.param_groups for one in group["params"]]
+        return json.dumps([self.settings, self.seed, data.hexdigest(), _shapes(self.network), learned])
 
     def _save(self, path: Path) -> None:
         tensors = {f"network.{k}": v for k, v in self.network.state_dict().items()}
@@ -273,7 +311,7 @@ class Trainer:
             ) from None
         if metadata.get("fingerprint") != self._fingerprint():
             raise ArtifactError(
-                f"Trainer: the checkpoint {path} is of other data or settings; fit without resume to start anew"
+                f"Trainer: the checkpoint {path} is of other data, settings or another version; fit without resume to start anew"
             )
         self.run = Run(**json.loads(metadata["run"]))
         self.network.load_state_dict(_under("network.", tensors))
