@@ -311,7 +311,8 @@ class Trainer:
             ) from None
         if metadata.get("fingerprint") != self._fingerprint():
             raise ArtifactError(
-                f"Trainer: the checkpoint {path} is of other data, settings or another version; fit without resume to start anew"
+                f"Trainer: the checkpoint {path} is of other data, settings or another version; "
+                "fit without resume to start anew"
             )
         self.run = Run(**json.loads(metadata["run"]))
         self.network.load_state_dict(_under("network.", tensors))
