@@ -30,6 +30,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from anomaly.errors import NotFittedError, ParameterError, SchemaError
+from anomaly.loops import sum_windows
 from anomaly.schema import Schema
 from anomaly.sequences import MOST_RECENT, MOST_VALUES, Sequences, lagged, microseconds
 
@@ -391,15 +392,8 @@ def window_sums(values: Float, first: NDArray[np.int64]) -> Float:
     >>> window_sums(np.array([1e18, 0.25, 0.5]), np.array([0, 1, 1])).tolist()
     [1e+18, 0.25, 0.75]
     """
-    length = np.arange(len(values)) - first + 1
-    end = np.arange(len(values))  # where the part of each window that is still to be added ends
-    total, run, step = np.zeros(len(values)), values.copy(), 1
-    while step <= length.max(initial=0):
-        part = np.flatnonzero(length & step)
-        total[part] += run[end[part]]
-        end[part] -= step
-        run[step:] = run[step:] + run[:-step]
-        step *= 2
+    total = np.empty(len(values))
+    sum_windows(np.ascontiguousarray(values), first, total)
     return total
 
 

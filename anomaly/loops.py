@@ -7,6 +7,7 @@ import numpy as np
 from anomaly.compiling import compiled
 
 CELLS = 4096  # of the values of a calibrator
+STRETCH = 8192  # events
 
 
 @compiled
@@ -52,3 +53,42 @@ def _first_not_below(values, x, first, last):  # type: ignore[no-untyped-def]
         first += half if values[first + half - 1] < x else 0
         rest -= half
     return first
+
+
+@compiled
+def first_within(micros, offsets, window, most, out):  # type: ignore[no-untyped-def]
+    """First event of each one's sequence that is less than `window` microseconds older, of the last `most`, into `out`.
+
+    micros, out : (N,), not falling inside a sequence; offsets : (S + 1,), the borders of the sequences.
+    """
+    for sequence in range(len(offsets) - 1):
+        first = offsets[sequence]
+        for i in range(offsets[sequence], offsets[sequence + 1]):
+            while first < i and (micros[first] <= micros[i] - window or i - first >= most):
+                first += 1
+            out[i] = first
+
+
+@compiled
+def sum_windows(values, first, out):  # type: ignore[no-untyped-def]
+    """See `anomaly.features.window_sums`; all (N,). A stretch at a time, so that it stays in the processor's cache."""
+    start = 0
+    while start < len(values):
+        stop = min(start + STRETCH, len(values))
+        begin, longest = start, 1
+        for i in range(start, stop):
+            begin, longest = min(begin, first[i]), max(longest, i - first[i] + 1)
+        run = values[begin:stop].copy()
+        end = np.arange(start - begin, stop - begin)
+        for i in range(start, stop):
+            out[i] = 0.0
+        step = 1
+        while step <= longest:
+            for i in range(start, stop):
+                if (i - first[i] + 1) & step:
+                    out[i] += run[end[i - start]]
+                    end[i - start] -= step
+            for i in range(len(run) - 1, step - 1, -1):
+                run[i] += run[i - step]
+            step *= 2
+        start = stop

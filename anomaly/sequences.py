@@ -11,21 +11,20 @@ fields, T steps, B rows of a batch, H hidden units, M mixture components.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from anomaly.errors import InputError
+from anomaly.loops import first_within
 
 # What is carried from event to event is bounded, however busy an entity: in a table as in a stream.
 MOST_RECENT = 1000  # events in any window, the present one included; of a busier entity the last so many
 MOST_WAITING = 200  # events that wait out the quarantine; with more of them the oldest enters the memory early
 MOST_VALUES = 300  # values of a category that an entity is known to have met; once so many, a new one is always new
 
-_MOST_KEPT = 8  # windows: those of the robust weights, to both sides
-_LARGEST_KEY = 4e18  # microseconds; a block of entities whose summed spans stay below this fits into int64
+_LONGEST = 2**61  # microseconds of a window; more would leave int64
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -59,7 +58,6 @@ class Sequences:
     numeric: NDArray[np.float32]
     category: NDArray[np.int32]
     row: NDArray[np.int64]
-    _found: dict[tuple[str, float], NDArray[np.int64]] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
         n = len(self.time)
@@ -102,22 +100,13 @@ class Sequences:
 
     def lagged(self, seconds: float) -> NDArray[np.int64]:
         """Index of each event's first companion among the last `MOST_RECENT` younger than `seconds`; see `lagged`."""
-        return self._kept("lagged", seconds, lambda: lagged(self.time, self.offsets, seconds, MOST_RECENT))
+        return lagged(self.time, self.offsets, seconds, MOST_RECENT)
 
     def leading(self, seconds: float) -> NDArray[np.int64]:
         """Index of each event's last companion that is less than `seconds` later; the mirror of `lagged`."""
         last = len(self) - 1
         backward = -self.time[::-1], last + 1 - self.offsets[::-1]
-        return self._kept("leading", seconds, lambda: last - lagged(*backward, seconds, MOST_RECENT)[::-1])
-
-    def _kept(self, name: str, seconds: float, find: Callable[[], NDArray[np.int64]]) -> NDArray[np.int64]:
-        """Keep the last few answers: the same windows are asked for after each epoch, and in each trial."""
-        if (name, seconds) not in self._found:
-            while len(self._found) >= _MOST_KEPT:
-                del self._found[next(iter(self._found))]
-            self._found[name, seconds] = find()
-            self._found[name, seconds].setflags(write=False)
-        return self._found[name, seconds]
+        return last - lagged(*backward, seconds, MOST_RECENT)[::-1]
 
     def typical_gap(self, mask: NDArray[np.bool_]) -> float:
         """Median seconds from one event of an entity to the next one at a later time, those of `mask`; 0 if none."""
@@ -189,22 +178,10 @@ def lagged(
     """
     if not len(time):
         return np.zeros(0, dtype=np.int64)
-    micros = microseconds(time)
-    first, last = offsets[:-1], offsets[1:] - 1
-    span = micros[last] - micros[first] + 1
-    # One rising key over many sequences makes this a single search; blocks keep the key inside int64.
-    block = np.floor(np.cumsum(span.astype(np.float64)) / _LARGEST_KEY).astype(np.int64)
     lag = np.empty(len(time), dtype=np.int64)
-    for number in np.unique(block):
-        members = np.flatnonzero(block == number)
-        start, stop = offsets[members[0]], offsets[members[-1] + 1]
-        base = np.cumsum(span[members]) - span[members] - micros[first[members]]
-        key = micros[start:stop] + np.repeat(base, np.diff(offsets)[members])
-        lag[start:stop] = start + np.searchsorted(key, key - round(seconds * 1e6), side="right")
-    index = np.arange(len(time))
-    if most is not None:
-        lag = np.maximum(lag, index - (most - 1))
-    return np.minimum(np.maximum(lag, np.repeat(first, np.diff(offsets))), index)
+    window = min(round(seconds * 1e6), _LONGEST)
+    first_within(microseconds(time), np.asarray(offsets, dtype=np.int64), window, most or len(time), lag)
+    return lag
 
 
 def _require(holds: bool, name: str, expected: object, got: object) -> None:
