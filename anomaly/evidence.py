@@ -7,7 +7,7 @@ a sum of n of them is Gamma(n, 1) (Fisher 1932).
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -22,7 +22,7 @@ SOFT_THRESHOLD = float(np.log(20.0))  # a field says something once its own p-va
 FAR = 30.0  # beyond e^-30 no model knows its own tail: such surprises keep their order, but not their size
 GENTLE = 0.1  # weight of all the rest, so that events without a strange field keep an order
 BLOCK = 8192  # events at a time
-LEAST_FOR_A_THREAD = 100_000  # events
+PIECE = 32_768  # events at a time, where each takes long and several threads share the work
 LOUDEST = 7.0  # nats that one event adds to evidence at most: 1 in 1,100; a run is more than one event
 
 
@@ -101,11 +101,22 @@ def window_evidence(number: Float, sums: Float, dependence: Float | float) -> Fl
     variance that was measured: Gamma(n / d, d), of the same mean n and d times the variance (Brown 1975). At most d is
     n: all events say the same.
     """
+    evidence = np.empty(number.shape)
+
+    def judge(piece: slice) -> None:
+        evidence[piece] = _gamma_nats(number[piece], sums[piece], dependence)
+
+    _piecewise(judge, len(number))
+    return evidence
+
+
+def _gamma_nats(number: Float, sums: Float, dependence: Float | float) -> Float:
+    """Return `window_evidence` of a piece."""
     known = number > 0
     count = number[known]
     widened = np.minimum(np.broadcast_to(dependence, number.shape)[known], count)
     shape, scaled = count / widened, np.maximum(sums[known], 0.0) / widened
-    tail = _upper_gamma(shape, scaled)
+    tail = special.gammaincc(shape, scaled)
     nats = -np.log(np.maximum(tail, 1e-300))
     # Far out the leading term of the incomplete gamma function stands in for what underflows.
     far = ~(tail > 1e-290)
@@ -117,14 +128,19 @@ def window_evidence(number: Float, sums: Float, dependence: Float | float) -> Fl
     return evidence
 
 
-def _upper_gamma(shape: Float, x: Float) -> Float:
-    """Regularised upper incomplete gamma function, (n,); long arrays by several threads, since SciPy lets them run."""
-    threads = min(len(shape) // LEAST_FOR_A_THREAD, os.cpu_count() or 1)
+def _piecewise(work: Callable[[slice], None], events: int) -> None:
+    """Do the work for each piece of so many events, by several threads if there are several pieces.
+
+    NumPy and SciPy let other threads run, and what is made for a piece only never takes much memory.
+    """
+    pieces = [slice(start, start + PIECE) for start in range(0, events, PIECE)]
+    threads = min(len(pieces), os.cpu_count() or 1)
     if threads < 2:
-        return np.asarray(special.gammaincc(shape, x))
+        for piece in pieces:
+            work(piece)
+        return
     with ThreadPoolExecutor(threads) as pool:
-        parts = (np.array_split(one, threads) for one in (shape, x))
-        return np.concatenate(list(pool.map(special.gammaincc, *parts)))
+        list(pool.map(work, pieces))
 
 
 def surroundings(
@@ -154,13 +170,19 @@ def surroundings(
     """
     counted, known = loud(surprise), np.isfinite(surprise).astype(np.float64)
     total, number = (np.concatenate([[0.0], np.cumsum(values)]) for values in (counted, known))
-    sums, numbers = np.zeros((2, len(sequences), len(scales)))
-    for at, seconds in enumerate(scales):
-        first, last = sequences.lagged(seconds), sequences.leading(seconds) + 1
-        sums[:, at], numbers[:, at] = total[last] - total[first], number[last] - number[first]
-    if not itself:
-        sums, numbers = sums - counted[:, None], numbers - known[:, None]
-    return window_evidence(numbers, sums, dependence)
+    borders = [(sequences.lagged(seconds), sequences.leading(seconds)) for seconds in scales]
+    evidence = np.empty((len(sequences), len(scales)))
+
+    def judge(piece: slice) -> None:
+        first, last = (np.stack([lag[piece] for lag in side], axis=1) for side in zip(*borders, strict=True))
+        sums, numbers = total[last + 1] - total[first], number[last + 1] - number[first]
+        if not itself:
+            sums, numbers = sums - counted[piece, None], numbers - known[piece, None]
+        evidence[piece] = _gamma_nats(numbers, sums, dependence)
+
+    if borders:
+        _piecewise(judge, len(sequences))
+    return evidence
 
 
 def measure_dependence(sums: Float, number: Float) -> Float:

@@ -124,6 +124,6 @@ def test_long_arrays_are_summed_up_like_short_ones(monkeypatch: pytest.MonkeyPat
     number = draw.integers(0, 50, (101, 4)).astype(np.float64)
     sums = number * draw.uniform(0.5, 3.0, number.shape)
     expected = window_evidence(number, sums, 1.5)
-    monkeypatch.setattr(evidence, "LEAST_FOR_A_THREAD", 10)
+    monkeypatch.setattr(evidence, "PIECE", 10)
     monkeypatch.setattr("os.cpu_count", lambda: 3)
     np.testing.assert_array_equal(window_evidence(number, sums, 1.5), expected)
