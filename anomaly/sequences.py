@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -182,6 +183,19 @@ def lagged(
     window = min(round(seconds * 1e6), _LONGEST)
     first_within(microseconds(time), np.asarray(offsets, dtype=np.int64), window, most or len(time), lag)
     return lag
+
+
+def whole_sequences(offsets: NDArray[np.int64], events: int) -> list[tuple[int, int]]:
+    """First event and end of stretches of whole sequences, `events` long, more or less by less than a sequence.
+
+    Examples
+    --------
+    >>> whole_sequences(np.array([0, 3, 4, 9, 10]), 4)
+    [(0, 4), (4, 9), (9, 10)]
+    """
+    first = offsets[:-1]
+    borders = [*first[np.diff(first // events, prepend=-1) > 0].tolist(), int(offsets[-1])]
+    return list(pairwise(borders))
 
 
 def _require(holds: bool, name: str, expected: object, got: object) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -117,3 +118,35 @@ def test_a_run_that_is_to_stop_is_interrupted_at_its_next_step() -> None:
     stop.set()
     with pytest.raises(KeyboardInterrupt):
         progress.events(2, 2, 0.0)
+
+
+def test_more_works_than_threads_wait_for_their_turn() -> None:
+    names: set[str] = set()
+
+    def work(number: int) -> int:
+        names.add(threading.current_thread().name)
+        time.sleep(0.01)
+        return number
+
+    assert side_by_side([partial(work, number) for number in range(7)]) == list(range(7))
+    assert len(names) == 2
+
+
+def test_works_that_cannot_be_asked_to_stop_are_interrupted(monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[int] = []
+    interrupts = iter([KeyboardInterrupt()])
+    join = threading.Thread.join
+
+    def interrupted(self: threading.Thread, timeout: float | None = None) -> None:
+        for error in interrupts:
+            raise error
+        join(self, timeout)
+
+    def work() -> None:
+        time.sleep(0.05)
+        done.append(1)
+
+    monkeypatch.setattr(threading.Thread, "join", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        side_by_side([work] * 9)
+    assert len(done) < 9

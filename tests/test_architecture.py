@@ -97,6 +97,7 @@ ORDER = (
     "export",
     "digest",
     "counterfactual",
+    "scoring",
     "detector",
     "pilot",
     "views",
@@ -136,6 +137,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
         *("values", "columns", "guessing", "schema", "sources", "ingest", "features", "scenes", "injections", "alerts"),
         *(
             "score_table",
+            "scoring",
             "history",
             "breakdown",
             "rescoring",

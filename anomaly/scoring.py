@@ -1,0 +1,90 @@
+"""Scoring: the events of a table, judged piece by piece.
+
+An event is judged by its entity's history and by nobody else's. So a table is cut into pieces of whole entities, and
+each goes all the way from its columns to its scores on one thread of the processor. What is made on the way is held
+for as many pieces as there are threads, and not for the whole table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from anomaly.features import Encoder, entity_offsets
+from anomaly.models.abreast import pays, side_by_side
+from anomaly.models.base import SequenceModel
+from anomaly.schema import Schema
+from anomaly.score_table import score_columns, score_table, statuses
+from anomaly.scorer import Errors, Scorer
+from anomaly.sequences import Sequences, whole_sequences
+
+Float = NDArray[np.float64]
+Mask = NDArray[np.bool_]
+PIECE = 65_536  # events, about
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scoring:
+    """How the events of a table are scored.
+
+    Attributes
+    ----------
+    schema, encoder, scorer :
+        What was learned.
+    model : SequenceModel
+        Any of the models: on its device the work is done.
+    errors : callable
+        Errors of sequences by model, of the events of a mask, if there is one.
+    known : ndarray of str
+        The entities of the history.
+    """
+
+    schema: Schema
+    encoder: Encoder
+    scorer: Scorer
+    model: SequenceModel
+    errors: Callable[[Sequences, Mask | None], Errors]
+    known: NDArray[np.object_]
+
+    def table(self, frame: pl.DataFrame, start: float | None) -> pl.DataFrame:
+        """Score the canonical events from `start` on, the earlier ones being history; see `Detector.score`.
+
+        Some of them must be.
+        """
+        offsets = entity_offsets(frame["entity"])
+        status = statuses(frame, offsets, self.known)
+        time, row = frame["time"].to_numpy(), frame["row"].to_numpy()
+        chosen = np.ones(len(frame), dtype=bool) if start is None else time >= start
+        seen = np.zeros(row.max() + 1, dtype=bool)
+        seen[row[chosen]] = True
+        place = np.cumsum(seen)[row] - 1  # of each chosen event in the score table
+        borders = [border for border in whole_sequences(offsets, PIECE) if chosen[slice(*border)].any()]
+        works = [partial(self._piece, frame[first:last], chosen[first:last], start) for first, last in borders]
+        pieces = side_by_side(works, parallel=pays(self.model.device_, len(frame)))
+        places = [place[first:last][chosen[first:last]] for first, last in borders]
+        said = {name: _merged([piece.pop(name) for piece in pieces], places) for name in list(pieces[0])}
+        which = pl.Series(chosen)
+        return score_table(frame.filter(which), self.schema, status.filter(which), said)
+
+    def _piece(self, frame: pl.DataFrame, mask: Mask, start: float | None) -> dict[str, Float]:
+        """Columns of the score table for the events of whole entities in `mask`, in their order."""
+        sequences = self.encoder.transform(frame)
+        longest = max(self.scorer.combination.scales, default=0.0)
+        errors = self.errors(sequences, None if start is None else sequences.time > start - longest)
+        judged = self.scorer.judge(errors, sequences, mask)
+        if not mask.all():
+            errors = {name: values[mask] for name, values in errors.items()}
+        return score_columns(judged, self.scorer.field_surprise(errors))
+
+
+def _merged(pieces: Sequence[Float], places: Sequence[NDArray[np.int64]]) -> Float:
+    """One column from those of all pieces, each value at its place."""
+    merged = np.empty(sum(map(len, pieces)))
+    for piece, at in zip(pieces, places, strict=True):
+        merged[at] = piece
+    return merged
