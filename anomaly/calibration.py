@@ -16,8 +16,8 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import scipy
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
 
 from anomaly.errors import ArtifactError, NotFittedError, ParameterError
 from anomaly.loops import interpolate_tail
@@ -327,15 +327,17 @@ def _fit_pareto(z: Floats) -> tuple[float, float]:
     try:
         with warnings.catch_warnings(), np.errstate(all="ignore"):
             warnings.simplefilter("ignore")  # the search may step where the likelihood is 0
-            shape, _, scale = stats.genpareto.fit(z, start, floc=0.0, scale=moments[1])
+            shape, _, scale = scipy.stats.genpareto.fit(z, start, floc=0.0, scale=moments[1])
             if not low <= shape <= high:
-                shape, _, scale = stats.genpareto.fit(z, f0=float(np.clip(shape, low, high)), floc=0.0, scale=a0)
-    except (stats.FitError, RuntimeError, ValueError):
+                shape, _, scale = scipy.stats.genpareto.fit(z, f0=float(np.clip(shape, low, high)), floc=0.0, scale=a0)
+    except (scipy.stats.FitError, RuntimeError, ValueError):
         shape, scale = moments
     if not (np.isfinite(shape) and np.isfinite(scale) and scale > 0):
         shape, scale = moments
     if shape < 1e-6:
-        gain = stats.genpareto.logpdf(z, shape, scale=scale).sum() + z.size  # the exponential's log-likelihood is -k
+        gain = (
+            scipy.stats.genpareto.logpdf(z, shape, scale=scale).sum() + z.size
+        )  # the exponential's log-likelihood is -k
         if not 2.0 * gain > np.log(z.size):
             return 0.0, 1.0
     return float(shape), float(scale)

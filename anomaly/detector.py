@@ -33,7 +33,6 @@ from anomaly.models.forecaster import Forecaster
 from anomaly.models.training import Training
 from anomaly.population import Population
 from anomaly.rehearsal import Copies, Reference, choose, recall_by_kind, scales_of
-from anomaly.report import write_report
 from anomaly.schema import Schema
 from anomaly.scorer import LEAST_LOG_P, Combination, Errors, Scorer
 from anomaly.scoring import Scoring
@@ -329,6 +328,8 @@ class Detector:
         Parameters are those of `alerts`, the `title`, the `command` that makes it again, and a `mask_key`: a secret
         under which all names of entities are hidden, in the cases returned too (see `anomaly.masking`).
         """
+        from anomaly.report import write_report  # figures and templates, which nothing else here needs
+
         read, scores = self._scored(events, scores)
         rule = self.threshold(**threshold)
         mask = None if mask_key is None else NameMask(mask_key, read.names)
