@@ -6,7 +6,7 @@ import numpy as np
 
 from anomaly.compiling import compiled
 
-CELLS = 4096  # of the values of a calibrator
+CELLS = 16_384  # of the values of a calibrator
 STRETCH = 8192  # events
 
 
@@ -20,7 +20,7 @@ def interpolate_tail(values, at, level, x, out):  # type: ignore[no-untyped-def]
     last = len(values) - 1
     # Where to look, by cells of equal width: most values stand close together, and a search among all takes long.
     width = values[last] - values[0]
-    cells = CELLS if len(x) > len(values) and width > 1e-200 else 1
+    cells = CELLS if len(x) * 8 > len(values) and width > 1e-200 else 1
     per = cells / width if cells > 1 else 0.0
     guide = np.zeros(cells + 1, np.int64)
     for j in range(len(values) if cells > 1 else 0):

@@ -7,7 +7,7 @@ for as many pieces as there are threads, and not for the whole table.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
@@ -63,11 +63,17 @@ class Scoring:
         seen = np.zeros(row.max() + 1, dtype=bool)
         seen[row[chosen]] = True
         place = np.cumsum(seen)[row] - 1  # of each chosen event in the score table
+        said: dict[str, Float] = {}
+        events = int(seen.sum())
+
+        def score(first: int, last: int) -> None:
+            mask = chosen[first:last]
+            at = place[first:last][mask]
+            for name, values in self._piece(frame[first:last], mask, start).items():
+                said.setdefault(name, np.empty(events))[at] = values
+
         borders = [border for border in whole_sequences(offsets, PIECE) if chosen[slice(*border)].any()]
-        works = [partial(self._piece, frame[first:last], chosen[first:last], start) for first, last in borders]
-        pieces = side_by_side(works, parallel=pays(self.model.device_, len(frame)))
-        places = [place[first:last][chosen[first:last]] for first, last in borders]
-        said = {name: _merged([piece.pop(name) for piece in pieces], places) for name in list(pieces[0])}
+        side_by_side([partial(score, *border) for border in borders], parallel=pays(self.model.device_, len(frame)))
         which = pl.Series(chosen)
         return score_table(frame.filter(which), self.schema, status.filter(which), said)
 
@@ -80,11 +86,3 @@ class Scoring:
         if not mask.all():
             errors = {name: values[mask] for name, values in errors.items()}
         return score_columns(judged, self.scorer.field_surprise(errors))
-
-
-def _merged(pieces: Sequence[Float], places: Sequence[NDArray[np.int64]]) -> Float:
-    """One column from those of all pieces, each value at its place."""
-    merged = np.empty(sum(map(len, pieces)))
-    for piece, at in zip(pieces, places, strict=True):
-        merged[at] = piece
-    return merged
