@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,11 +19,15 @@ from scipy import special
 from anomaly.sequences import Sequences
 
 Float = NDArray[np.float64]
+Int = NDArray[np.int64]
+Mask = NDArray[np.bool_]
 SOFT_THRESHOLD = float(np.log(20.0))  # a field says something once its own p-value is below 1 in 20
 FAR = 30.0  # beyond e^-30 no model knows its own tail: such surprises keep their order, but not their size
 GENTLE = 0.1  # weight of all the rest, so that events without a strange field keep an order
 BLOCK = 8192  # events at a time
 PIECE = 32_768  # events at a time, where each takes long and several threads share the work
+NODES = 64  # of a bound on evidence, for each number of events
+STRAIGHT = 600.0  # nats up to which evidence is convex: further out another formula goes on
 LOUDEST = 7.0  # nats that one event adds to evidence at most: 1 in 1,100; a run is more than one event
 
 
@@ -150,8 +155,9 @@ def surroundings(
     dependence: Float | float = 1.0,
     *,
     itself: bool = True,
+    among: Mask | None = None,
 ) -> Float:
-    """Nats that speak against the time around each event, before and after it, at each scale, (N, W).
+    """Nats that speak against the time around each event, before and after it, at each scale, (n, W).
 
     For histories only: what trains, and what calibrates, may be judged by what came later. No score may.
 
@@ -167,22 +173,100 @@ def surroundings(
         See `measure_dependence`.
     itself : bool
         Does the event count too, or only its neighbours.
+    among : ndarray of bool, shape (N,), optional
+        The n events to judge; all by default.
     """
-    counted, known = loud(surprise), np.isfinite(surprise).astype(np.float64)
-    total, number = (np.concatenate([[0.0], np.cumsum(values)]) for values in (counted, known))
-    borders = [(sequences.lagged(seconds), sequences.leading(seconds)) for seconds in scales]
-    evidence = np.empty((len(sequences), len(scales)))
+    around = _Around.of(sequences, surprise, scales, itself)
+    index = np.arange(len(sequences)) if among is None else np.flatnonzero(among)
+    return around.evidence(index, dependence)
 
-    def judge(piece: slice) -> None:
-        first, last = (np.stack([lag[piece] for lag in side], axis=1) for side in zip(*borders, strict=True))
-        sums, numbers = total[last + 1] - total[first], number[last + 1] - number[first]
-        if not itself:
-            sums, numbers = sums - counted[piece, None], numbers - known[piece, None]
-        evidence[piece] = _gamma_nats(numbers, sums, dependence)
 
-    if borders:
-        _piecewise(judge, len(sequences))
-    return evidence
+def amid_strange_runs(
+    sequences: Sequences, surprise: Float, scales: Sequence[float], among: Mask, share: float
+) -> Mask:
+    """Which of the events `among` stand amid the strangest runs, (N,) bool: `share` of them.
+
+    Those where the sum of `surroundings` over the scales exceeds its quantile. The gamma function is asked about those
+    only that may be among them: a bound from a table tells the others apart, and says nothing more of them.
+    """
+    index = np.flatnonzero(among)
+    found = np.zeros(len(among), dtype=bool)
+    if not len(scales) or not len(index):
+        return found
+    around = _Around.of(sequences, surprise, scales, itself=True)
+    bound = around.bound(index)
+    top = min(len(index), len(index) - int((len(index) - 1) * (1 - share)) + 1)
+    worst = np.full(len(index), -1.0)
+    first = np.argpartition(bound, len(index) - top)[len(index) - top :]
+    worst[first] = around.evidence(index[first], 1.0).sum(axis=1)
+    rest = np.flatnonzero((bound >= worst[first].min()) & (worst < 0))
+    worst[rest] = around.evidence(index[rest], 1.0).sum(axis=1)
+    found[index[worst > np.quantile(worst, 1 - share)]] = True
+    return found
+
+
+@dataclass(frozen=True)
+class _Around:
+    """Sums over the time around each of N events.
+
+    total, number : (N + 1,) running sums of what counts, and of how many count; own : (2, N), the event's own part that
+    is to be left out; borders : for each window, first and last event of it, (N,) each.
+    """
+
+    total: Float
+    number: Float
+    own: Float | None
+    borders: list[tuple[Int, Int]]
+
+    @classmethod
+    def of(cls, sequences: Sequences, surprise: Float, scales: Sequence[float], itself: bool) -> _Around:
+        """See `surroundings`."""
+        own = np.stack([loud(surprise), np.isfinite(surprise)])
+        total, number = (np.concatenate([[0.0], np.cumsum(values)]) for values in own)
+        borders = [(sequences.lagged(seconds), sequences.leading(seconds)) for seconds in scales]
+        return cls(total, number, None if itself else own, borders)
+
+    def evidence(self, index: Int, dependence: Float | float) -> Float:
+        """Nats of the events `index` (n,), (n, W)."""
+        found = np.empty((len(index), len(self.borders)))
+
+        def judge(piece: slice) -> None:
+            found[piece] = _gamma_nats(*self._sums(index[piece]), dependence)
+
+        if self.borders:
+            _piecewise(judge, len(index))
+        return found
+
+    def bound(self, index: Int) -> Float:
+        """What the evidence of the events `index` (n,) without dependence adds up to at most, (n,).
+
+        -ln of a Gamma law's tail is convex, so that between two nodes it lies below the line that joins them.
+        """
+        longest = max(int((last - first).max()) + 1 for first, last in self.borders)
+        number = np.arange(longest + 1.0)[:, None].repeat(NODES + 1, axis=1)
+        nodes = _gamma_nats(number, number * np.linspace(0.0, LOUDEST, NODES + 1), 1.0)
+        found = np.empty(len(index))
+
+        def judge(piece: slice) -> None:
+            count, sums = self._sums(index[piece])
+            place = np.clip(sums / np.maximum(count, 1.0) * (NODES / LOUDEST), 0.0, NODES)
+            left = np.minimum(place.astype(np.int64), NODES - 1)
+            at = count.astype(np.int64) * (NODES + 1) + left
+            low, high = nodes.take(at), nodes.take(at + 1)
+            line = np.where(high > STRAIGHT, high, low + (place - left) * (high - low))
+            found[piece] = line.sum(axis=1) * (1 + 1e-9) + 1e-9
+
+        _piecewise(judge, len(index))
+        return found
+
+    def _sums(self, index: Int) -> tuple[Float, Float]:
+        """How many events count in each window, and their sum, (n, W) each."""
+        first, last = (np.stack([border[index] for border in side], axis=1) for side in zip(*self.borders, strict=True))
+        last += 1
+        numbers, sums = self.number[last] - self.number[first], self.total[last] - self.total[first]
+        if self.own is not None:
+            sums, numbers = sums - self.own[0, index, None], numbers - self.own[1, index, None]
+        return numbers, sums
 
 
 def measure_dependence(sums: Float, number: Float) -> Float:
