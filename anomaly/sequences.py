@@ -11,7 +11,7 @@ fields, T steps, B rows of a batch, H hidden units, M mixture components.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 
 import numpy as np
@@ -25,6 +25,7 @@ MOST_RECENT = 1000  # events in any window, the present one included; of a busie
 MOST_WAITING = 200  # events that wait out the quarantine; with more of them the oldest enters the memory early
 MOST_VALUES = 300  # values of a category that an entity is known to have met; once so many, a new one is always new
 
+_MOST_KEPT = 8  # windows: those of the robust weights, to both sides
 _LONGEST = 2**61  # microseconds of a window; more would leave int64
 
 
@@ -59,6 +60,7 @@ class Sequences:
     numeric: NDArray[np.float32]
     category: NDArray[np.int32]
     row: NDArray[np.int64]
+    _found: dict[tuple[str, float], NDArray[np.uint16]] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
         n = len(self.time)
@@ -101,13 +103,26 @@ class Sequences:
 
     def lagged(self, seconds: float) -> NDArray[np.int64]:
         """Index of each event's first companion among the last `MOST_RECENT` younger than `seconds`; see `lagged`."""
-        return lagged(self.time, self.offsets, seconds, MOST_RECENT)
+        return np.arange(len(self)) - self._reach("lagged", seconds)
 
     def leading(self, seconds: float) -> NDArray[np.int64]:
         """Index of each event's last companion that is less than `seconds` later; the mirror of `lagged`."""
-        last = len(self) - 1
-        backward = -self.time[::-1], last + 1 - self.offsets[::-1]
-        return last - lagged(*backward, seconds, MOST_RECENT)[::-1]
+        return np.arange(len(self)) + self._reach("leading", seconds)
+
+    def _reach(self, side: str, seconds: float) -> NDArray[np.uint16]:
+        """How many events a window reaches back or on, `MOST_RECENT` - 1 at most.
+
+        The last few answers are kept: the same windows are asked for after each epoch, and in each trial.
+        """
+        if (side, seconds) not in self._found:
+            while len(self._found) >= _MOST_KEPT:
+                self._found.pop(next(iter(self._found)), None)
+            time, offsets = self.time, self.offsets
+            if side == "leading":
+                time, offsets = -time[::-1], len(self) - offsets[::-1]
+            reach = (np.arange(len(self)) - lagged(time, offsets, seconds, MOST_RECENT)).astype(np.uint16)
+            self._found[side, seconds] = reach[::-1].copy() if side == "leading" else reach
+        return self._found[side, seconds]
 
     def typical_gap(self, mask: NDArray[np.bool_]) -> float:
         """Median seconds from one event of an entity to the next one at a later time, those of `mask`; 0 if none."""
