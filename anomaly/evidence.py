@@ -6,9 +6,7 @@ a sum of n of them is Gamma(n, 1) (Fisher 1932).
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 
-from anomaly.sequences import Sequences
+from anomaly.sequences import Sequences, by_pieces
 
 Float = NDArray[np.float64]
 Int = NDArray[np.int64]
@@ -108,10 +106,11 @@ def window_evidence(number: Float, sums: Float, dependence: Float | float) -> Fl
     """
     evidence = np.empty(number.shape)
 
-    def judge(piece: slice) -> None:
+    def judge(first: int, last: int) -> None:
+        piece = slice(first, last)
         evidence[piece] = _gamma_nats(number[piece], sums[piece], dependence)
 
-    _piecewise(judge, len(number))
+    by_pieces(judge, _pieces(len(number)))
     return evidence
 
 
@@ -133,19 +132,8 @@ def _gamma_nats(number: Float, sums: Float, dependence: Float | float) -> Float:
     return evidence
 
 
-def _piecewise(work: Callable[[slice], None], events: int) -> None:
-    """Do the work for each piece of so many events, by several threads if there are several pieces.
-
-    NumPy and SciPy let other threads run, and what is made for a piece only never takes much memory.
-    """
-    pieces = [slice(start, start + PIECE) for start in range(0, events, PIECE)]
-    threads = min(len(pieces), os.cpu_count() or 1)
-    if threads < 2:
-        for piece in pieces:
-            work(piece)
-        return
-    with ThreadPoolExecutor(threads) as pool:
-        list(pool.map(work, pieces))
+def _pieces(events: int) -> list[tuple[int, int]]:
+    return [(start, min(start + PIECE, events)) for start in range(0, events, PIECE)]
 
 
 def surroundings(
@@ -230,11 +218,12 @@ class _Around:
         """Nats of the events `index` (n,), (n, W)."""
         found = np.empty((len(index), len(self.borders)))
 
-        def judge(piece: slice) -> None:
+        def judge(first: int, last: int) -> None:
+            piece = slice(first, last)
             found[piece] = _gamma_nats(*self._sums(index[piece]), dependence)
 
         if self.borders:
-            _piecewise(judge, len(index))
+            by_pieces(judge, _pieces(len(index)))
         return found
 
     def bound(self, index: Int) -> Float:
@@ -247,7 +236,8 @@ class _Around:
         nodes = _gamma_nats(number, number * np.linspace(0.0, LOUDEST, NODES + 1), 1.0)
         found = np.empty(len(index))
 
-        def judge(piece: slice) -> None:
+        def judge(first: int, last: int) -> None:
+            piece = slice(first, last)
             count, sums = self._sums(index[piece])
             place = np.clip(sums / np.maximum(count, 1.0) * (NODES / LOUDEST), 0.0, NODES)
             left = np.minimum(place.astype(np.int64), NODES - 1)
@@ -256,7 +246,7 @@ class _Around:
             line = np.where(high > STRAIGHT, high, low + (place - left) * (high - low))
             found[piece] = line.sum(axis=1) * (1 + 1e-9) + 1e-9
 
-        _piecewise(judge, len(index))
+        by_pieces(judge, _pieces(len(index)))
         return found
 
     def _sums(self, index: Int) -> tuple[Float, Float]:

@@ -11,6 +11,9 @@ fields, T steps, B rows of a batch, H hidden units, M mixture components.
 from __future__ import annotations
 
 import hashlib
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import pairwise
 
@@ -211,6 +214,20 @@ def whole_sequences(offsets: NDArray[np.int64], events: int) -> list[tuple[int, 
     first = offsets[:-1]
     borders = [*first[np.diff(first // events, prepend=-1) > 0].tolist(), int(offsets[-1])]
     return list(pairwise(borders))
+
+
+def by_pieces(work: Callable[[int, int], None], pieces: Sequence[tuple[int, int]]) -> None:
+    """Do the work from the first event to the end of each piece, on several threads if there are several pieces.
+
+    For work in libraries that let other threads run. What is made for a piece only never takes much memory.
+    """
+    threads = min(len(pieces), os.cpu_count() or 1)
+    if threads < 2:
+        for piece in pieces:
+            work(*piece)
+        return
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(work, *zip(*pieces, strict=True)))
 
 
 def _require(holds: bool, name: str, expected: object, got: object) -> None:
