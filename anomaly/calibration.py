@@ -11,7 +11,6 @@ Two parts, joined at the threshold ``u``, the held-out 99th percentile:
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -325,8 +324,7 @@ def _fit_pareto(z: Floats) -> tuple[float, float]:
     start = float(np.clip(2.0 - a0 / (a0 - 2.0 * a1), low, high)) if a0 > 2.0 * a1 else high
     moments = start, max(a0 * (1.0 - start), 0.05)
     try:
-        with warnings.catch_warnings(), np.errstate(all="ignore"):
-            warnings.simplefilter("ignore")  # the search may step where the likelihood is 0
+        with np.errstate(all="ignore"):  # the search may step where the likelihood is 0
             shape, _, scale = scipy.stats.genpareto.fit(z, start, floc=0.0, scale=moments[1])
             if not low <= shape <= high:
                 shape, _, scale = scipy.stats.genpareto.fit(z, f0=float(np.clip(shape, low, high)), floc=0.0, scale=a0)
@@ -335,9 +333,7 @@ def _fit_pareto(z: Floats) -> tuple[float, float]:
     if not (np.isfinite(shape) and np.isfinite(scale) and scale > 0):
         shape, scale = moments
     if shape < 1e-6:
-        gain = (
-            scipy.stats.genpareto.logpdf(z, shape, scale=scale).sum() + z.size
-        )  # the exponential's log-likelihood is -k
+        gain = scipy.stats.genpareto.logpdf(z, shape, scale=scale).sum() + z.size  # the exponential's: -k
         if not 2.0 * gain > np.log(z.size):
             return 0.0, 1.0
     return float(shape), float(scale)

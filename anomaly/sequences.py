@@ -117,15 +117,17 @@ class Sequences:
 
         The last few answers are kept: the same windows are asked for after each epoch, and in each trial.
         """
-        if (side, seconds) not in self._found:
-            while len(self._found) >= _MOST_KEPT:
-                self._found.pop(next(iter(self._found)), None)
+        reach = self._found.get((side, seconds))
+        if reach is None:
             time, offsets = self.time, self.offsets
             if side == "leading":
                 time, offsets = -time[::-1], len(self) - offsets[::-1]
             reach = (np.arange(len(self)) - lagged(time, offsets, seconds, MOST_RECENT)).astype(np.uint16)
-            self._found[side, seconds] = reach[::-1].copy() if side == "leading" else reach
-        return self._found[side, seconds]
+            reach = reach[::-1].copy() if side == "leading" else reach
+            for old in list(self._found)[: max(0, len(self._found) - _MOST_KEPT + 1)]:
+                self._found.pop(old, None)  # unless another thread was quicker
+            self._found[side, seconds] = reach
+        return reach
 
     def typical_gap(self, mask: NDArray[np.bool_]) -> float:
         """Median seconds from one event of an entity to the next one at a later time, those of `mask`; 0 if none."""
