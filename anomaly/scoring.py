@@ -16,7 +16,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from anomaly.features import Encoder, entity_offsets
-from anomaly.models.abreast import pays, side_by_side
+from anomaly.models.abreast import PIECE, pays, side_by_side
 from anomaly.models.base import SequenceModel
 from anomaly.schema import Schema
 from anomaly.score_table import score_columns, score_table, statuses
@@ -25,7 +25,6 @@ from anomaly.sequences import Sequences, whole_sequences
 
 Float = NDArray[np.float64]
 Mask = NDArray[np.bool_]
-PIECE = 65_536  # events, about
 
 
 @dataclass(frozen=True, kw_only=True)

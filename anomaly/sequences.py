@@ -133,6 +133,18 @@ class Sequences:
         """Median seconds from one event of an entity to the next one at a later time, those of `mask`; 0 if none."""
         return typical_gap(self.time, self.offsets, mask)
 
+    def stretch(self, first: int, last: int) -> Sequences:
+        """Return the whole sequences from event `first` up to event `last`; nothing is copied."""
+        begin, end = np.searchsorted(self.offsets, [first, last])
+        return Sequences(
+            entity=self.entity[begin:end],
+            offsets=self.offsets[begin : end + 1] - first,
+            time=self.time[first:last],
+            numeric=self.numeric[first:last],
+            category=self.category[first:last],
+            row=self.row[first:last],
+        )
+
     def take(self, which: NDArray[np.int64]) -> Sequences:
         """Return the sequences numbered `which`, whole and in that order."""
         starts, lengths = self.offsets[which], self.lengths[which]

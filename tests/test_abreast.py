@@ -56,6 +56,17 @@ def test_models_that_train_side_by_side_learn_what_they_learn_alone(history: His
         np.testing.assert_array_equal(found[model.name], alone.errors(history.sequences))
 
 
+@pytest.mark.parametrize("masked", [False, True])
+def test_a_long_history_is_judged_piece_by_piece(
+    history: History, monkeypatch: pytest.MonkeyPatch, masked: bool
+) -> None:
+    together, mask = fitted(history), history.valid if masked else None
+    monkeypatch.setattr(abreast, "PIECE", 200)
+    found = all_errors(together, history.sequences, mask)
+    for model in together:
+        np.testing.assert_allclose(found[model.name], model.errors(history.sequences, mask), rtol=1e-4, atol=1e-5)
+
+
 def test_each_model_writes_its_own_checkpoint(history: History, tmp_path: Path) -> None:
     fitted(history, tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["autoencoder.safetensors", "forecaster.safetensors"]

@@ -24,9 +24,10 @@ from anomaly.features import Column
 from anomaly.models.base import SequenceModel
 from anomaly.models.training import Mask, Progress
 from anomaly.progress import TrainingBar
-from anomaly.sequences import Sequences
+from anomaly.sequences import Sequences, whole_sequences
 
 Result = TypeVar("Result")
+PIECE = 65_536  # events judged at a time, about
 ENOUGH_EVENTS = 10_000  # with fewer the work is over before threads would pay
 
 
@@ -89,11 +90,28 @@ def fit_all(
 def all_errors(
     models: Sequence[SequenceModel], sequences: Sequences, mask: Mask | None = None
 ) -> dict[str, NDArray[np.float32]]:
-    """`SequenceModel.errors` of models of the same quarantine, by name, (N, K) each."""
-    table = models[0].table(sequences)
-    works = [partial(model.errors, sequences, mask, table) for model in models]
-    found = side_by_side(works, parallel=pays(models[0].device_, len(sequences)))
-    return dict(zip((model.name for model in models), found, strict=True))
+    """`SequenceModel.errors` of models of the same quarantine, by name, (N, K) each.
+
+    A long history is judged piece by piece, so that no table of all events is needed; a short one model by model.
+    """
+    parallel = pays(models[0].device_, len(sequences))
+    pieces = whole_sequences(sequences.offsets, PIECE)
+    if len(pieces) < 2:
+        table = models[0].table(sequences)
+        each = side_by_side([partial(model.errors, sequences, mask, table) for model in models], parallel=parallel)
+        return dict(zip((model.name for model in models), each, strict=True))
+    found = {model.name: np.full((len(sequences), len(model.fields)), np.nan, dtype=np.float32) for model in models}
+
+    def judge(first: int, last: int) -> None:
+        part = sequences.stretch(first, last)
+        chosen = None if mask is None else mask[first:last]
+        table = models[0].table(part)
+        for model in models:
+            found[model.name][first:last] = model.errors(part, chosen, table)
+
+    works = [partial(judge, *piece) for piece in pieces if mask is None or mask[slice(*piece)].any()]
+    side_by_side(works, parallel=parallel)
+    return found
 
 
 def pays(device: torch.device, events: int) -> bool:
