@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 
+from anomaly.loops import bound_runs, rank_all
 from anomaly.sequences import Sequences, by_pieces
 
 Float = NDArray[np.float64]
@@ -24,9 +25,9 @@ FAR = 30.0  # beyond e^-30 no model knows its own tail: such surprises keep thei
 GENTLE = 0.1  # weight of all the rest, so that events without a strange field keep an order
 BLOCK = 8192  # events at a time
 PIECE = 32_768  # events at a time, where each takes long and several threads share the work
+LOUDEST = 7.0  # nats that one event adds to evidence at most: 1 in 1,100; a run is more than one event
 NODES = 64  # of a bound on evidence, for each number of events
 STRAIGHT = 600.0  # nats up to which evidence is convex: further out another formula goes on
-LOUDEST = 7.0  # nats that one event adds to evidence at most: 1 in 1,100; a run is more than one event
 
 
 def combine_fields(surprise: NDArray[np.floating[Any]], weight: Float) -> Float:
@@ -198,32 +199,36 @@ class _Around:
     """Sums over the time around each of N events.
 
     total, number : (N + 1,) running sums of what counts, and of how many count; own : (2, N), the event's own part that
-    is to be left out; borders : for each window, first and last event of it, (N,) each.
+    is to be left out; back, on : (W, N), how many events each window reaches back and on.
     """
 
     total: Float
     number: Float
     own: Float | None
-    borders: list[tuple[Int, Int]]
+    back: NDArray[np.uint16]
+    on: NDArray[np.uint16]
 
     @classmethod
     def of(cls, sequences: Sequences, surprise: Float, scales: Sequence[float], itself: bool) -> _Around:
         """See `surroundings`."""
         own = np.stack([loud(surprise), np.isfinite(surprise)])
         total, number = (np.concatenate([[0.0], np.cumsum(values)]) for values in own)
-        borders = [(sequences.lagged(seconds), sequences.leading(seconds)) for seconds in scales]
-        return cls(total, number, None if itself else own, borders)
+        back, on = (
+            np.array([sequences.reach(side, seconds) for seconds in scales], np.uint16).reshape(
+                len(scales), len(surprise)
+            )
+            for side in ("lagged", "leading")
+        )
+        return cls(total, number, None if itself else own, back, on)
 
     def evidence(self, index: Int, dependence: Float | float) -> Float:
         """Nats of the events `index` (n,), (n, W)."""
-        found = np.empty((len(index), len(self.borders)))
+        found = np.empty((len(index), len(self.back)))
 
         def judge(first: int, last: int) -> None:
-            piece = slice(first, last)
-            found[piece] = _gamma_nats(*self._sums(index[piece]), dependence)
+            found[first:last] = _gamma_nats(*self._sums(index[first:last]), dependence)
 
-        if self.borders:
-            by_pieces(judge, _pieces(len(index)))
+        by_pieces(judge, _pieces(len(index)))
         return found
 
     def bound(self, index: Int) -> Float:
@@ -231,28 +236,20 @@ class _Around:
 
         -ln of a Gamma law's tail is convex, so that between two nodes it lies below the line that joins them.
         """
-        longest = max(int((last - first).max()) + 1 for first, last in self.borders)
-        number = np.arange(longest + 1.0)[:, None].repeat(NODES + 1, axis=1)
+        number = np.arange(float(self.back.max()) + float(self.on.max()) + 2.0)[:, None].repeat(NODES + 1, axis=1)
         nodes = _gamma_nats(number, number * np.linspace(0.0, LOUDEST, NODES + 1), 1.0)
         found = np.empty(len(index))
 
         def judge(first: int, last: int) -> None:
-            piece = slice(first, last)
-            count, sums = self._sums(index[piece])
-            place = np.clip(sums / np.maximum(count, 1.0) * (NODES / LOUDEST), 0.0, NODES)
-            left = np.minimum(place.astype(np.int64), NODES - 1)
-            at = count.astype(np.int64) * (NODES + 1) + left
-            low, high = nodes.take(at), nodes.take(at + 1)
-            line = np.where(high > STRAIGHT, high, low + (place - left) * (high - low))
-            found[piece] = line.sum(axis=1) * (1 + 1e-9) + 1e-9
+            given = self.total, self.number, self.back, self.on, nodes, NODES / LOUDEST, STRAIGHT
+            bound_runs(index[first:last], *given, found[first:last])
 
         by_pieces(judge, _pieces(len(index)))
         return found
 
     def _sums(self, index: Int) -> tuple[Float, Float]:
         """How many events count in each window, and their sum, (n, W) each."""
-        first, last = (np.stack([border[index] for border in side], axis=1) for side in zip(*self.borders, strict=True))
-        last += 1
+        first, last = index[:, None] - self.back[:, index].T, index[:, None] + self.on[:, index].T + 1
         numbers, sums = self.number[last] - self.number[first], self.total[last] - self.total[first]
         if self.own is not None:
             sums, numbers = sums - self.own[0, index, None], numbers - self.own[1, index, None]
@@ -278,5 +275,7 @@ def rank_surprise(values: Float, most: int = 20_000) -> Float:
     if not len(known):
         return np.full(len(values), np.nan)
     ranked = np.sort(known[:: max(1, len(known) // most)])
-    above = len(ranked) - np.searchsorted(ranked, values, side="left")
-    return np.where(np.isfinite(values), -np.log((above + 1.0) / (len(ranked) + 1.0)), np.nan)
+    below = np.empty(len(values), dtype=np.int64)
+    rank_all(ranked, values, below)
+    nats = -np.log((np.arange(len(ranked), -1.0, -1.0) + 1.0) / (len(ranked) + 1.0))
+    return np.where(np.isfinite(values), nats[below], np.nan)

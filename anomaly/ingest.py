@@ -509,7 +509,7 @@ def write_table(frame: pl.DataFrame, path: str | Path) -> Path:
     suffix = target.suffix.lower()
     with whole_file(target) as temporary:
         if suffix == ".parquet":
-            frame.write_parquet(temporary)
+            frame.write_parquet(temporary, compression_level=1)  # scores hardly pack; more takes longer
         elif suffix == ".csv":
             lists = [name for name, dtype in frame.schema.items() if dtype == pl.List]
             frame.with_columns(pl.col(name).cast(pl.List(pl.String)).list.join("; ") for name in lists).write_csv(

@@ -106,14 +106,14 @@ class Sequences:
 
     def lagged(self, seconds: float) -> NDArray[np.int64]:
         """Index of each event's first companion among the last `MOST_RECENT` younger than `seconds`; see `lagged`."""
-        return np.arange(len(self)) - self._reach("lagged", seconds)
+        return np.arange(len(self)) - self.reach("lagged", seconds)
 
     def leading(self, seconds: float) -> NDArray[np.int64]:
         """Index of each event's last companion that is less than `seconds` later; the mirror of `lagged`."""
-        return np.arange(len(self)) + self._reach("leading", seconds)
+        return np.arange(len(self)) + self.reach("leading", seconds)
 
-    def _reach(self, side: str, seconds: float) -> NDArray[np.uint16]:
-        """How many events a window reaches back or on, `MOST_RECENT` - 1 at most.
+    def reach(self, side: str, seconds: float) -> NDArray[np.uint16]:
+        """How many events a window of "lagged" or "leading" events reaches back or on, (N,), `MOST_RECENT` - 1 at most.
 
         The last few answers are kept: the same windows are asked for after each epoch, and in each trial.
         """
