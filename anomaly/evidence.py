@@ -86,10 +86,11 @@ def recent_sums(sequences: Sequences, surprise: Float, scales: Sequence[float]) 
     counted = loud(surprise)
     total = np.concatenate([[0.0], np.cumsum(counted)])
     index = np.arange(len(sequences))
-    lags = [sequences.lagged(seconds) for seconds in scales]
-    shape = (len(sequences), 0)
-    sums = np.stack([total[index] - total[lag] for lag in lags], axis=1) if lags else np.zeros(shape)
-    number = np.stack([index - lag for lag in lags], axis=1).astype(np.float64) if lags else np.zeros(shape)
+    sums, number = np.empty((len(index), len(scales))), np.empty((len(index), len(scales)))
+    for at, seconds in enumerate(scales):
+        lag = sequences.lagged(seconds)
+        sums[:, at] = total[:-1] - total[lag]
+        number[:, at] = index - lag
     return sums, number
 
 

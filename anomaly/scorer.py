@@ -264,6 +264,7 @@ class Scorer:
         said = own, everybody(errors), fresh
         _, past = self._learn(said, sequences, held, held)
         judged = np.where(held, past.fresh, np.nan)
+        del past  # of all events, and another one is to come
         scales = self.combination.scales
         around = surroundings(sequences, judged, scales, self.dependence_, itself=False, among=held)
         normal = held.copy()
