@@ -105,9 +105,8 @@ def read_schema(folder: Path | str) -> Schema:
     try:
         return Schema.model_validate(read_manifest(folder)["schema"])
     except (KeyError, ValueError) as error:
-        raise ArtifactError(
-            f"load: the schema in {Path(folder) / MANIFEST} is not readable ({error}); fit again"
-        ) from None
+        path, kind = Path(folder) / MANIFEST, type(error).__name__
+        raise ArtifactError(f"load: {path} holds no schema of a detector ({kind}); fit again") from None
 
 
 def read_artifact(folder: Path | str) -> tuple[dict[str, Any], dict[str, Arrays]]:
