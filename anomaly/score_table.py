@@ -28,24 +28,24 @@ def score_columns(judged: Judgement, fields: Mapping[str, Float]) -> dict[str, F
 
 
 def score_table(frame: pl.DataFrame, schema: Schema, status: pl.Series, said: dict[str, Float]) -> pl.DataFrame:
-    """The score table, a row for each event in the order of the input; see `Detector.score` for the columns.
+    """The score table, a row for each event; see `Detector.score` for the columns.
 
     Parameters
     ----------
     frame : polars.DataFrame
-        N canonical events, in any order.
+        N canonical events, in the order of the input.
     schema : Schema
         Theirs.
     status : polars.Series
-        N values of `statuses`, in the order of the frame.
+        N values of `statuses`.
     said : dict of str to ndarray, shape (N,)
-        What `score_columns` gave, in the order of the input. It is emptied, so that no column is there twice.
+        What `score_columns` gave. It is emptied, so that no column is there twice.
     """
     own = [pl.col(f"n:{field.name}").alias(field.name) for field in schema.numeric]
     own += [pl.col(f"c:{name}").alias(name) for name in schema.categorical]
     named = [] if schema.event_id is None else [pl.col("event_id").alias(schema.event_id)]
     first = [pl.col("row"), *named, *entity_columns(schema), utc_time().alias("time")]
-    table = frame.with_columns(status).select(*first, "status", *own).sort("row")
+    table = frame.with_columns(status).select(*first, "status", *own)
     shown, names = table.columns, list(said)
     told = [pl.Series(name, said.pop(name), nan_to_null=name.startswith("field:")) for name in names]
     here = len(first)

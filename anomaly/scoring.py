@@ -59,22 +59,21 @@ class Scoring:
         status = statuses(frame, offsets, self.known)
         time, row = frame["time"].to_numpy(), frame["row"].to_numpy()
         chosen = np.ones(len(frame), dtype=bool) if start is None else time >= start
-        seen = np.zeros(row.max() + 1, dtype=bool)
-        seen[row[chosen]] = True
-        place = np.cumsum(seen)[row] - 1  # of each chosen event in the score table
+        order = np.flatnonzero(chosen)
+        order = order[np.argsort(row[order])]  # of the score table's rows in the frame
+        place = np.empty(len(frame), dtype=np.int64)
+        place[order] = np.arange(len(order))
         said: dict[str, Float] = {}
-        events = int(seen.sum())
 
         def score(first: int, last: int) -> None:
             mask = chosen[first:last]
             at = place[first:last][mask]
             for name, values in self._piece(frame[first:last], mask, start).items():
-                said.setdefault(name, np.empty(events))[at] = values
+                said.setdefault(name, np.empty(len(order)))[at] = values
 
         borders = [border for border in whole_sequences(offsets, PIECE) if chosen[slice(*border)].any()]
         side_by_side([partial(score, *border) for border in borders], parallel=pays(self.model.device_, len(frame)))
-        which = pl.Series(chosen)
-        return score_table(frame.filter(which), self.schema, status.filter(which), said)
+        return score_table(frame[order], self.schema, status[order], said)
 
     def _piece(self, frame: pl.DataFrame, mask: Mask, start: float | None) -> dict[str, Float]:
         """Columns of the score table for the events of whole entities in `mask`, in their order."""
