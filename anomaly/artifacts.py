@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import load, save
 
 from anomaly.errors import ArtifactError
+from anomaly.schema import Schema
 
 FORMAT = 2
 MANIFEST = "manifest.json"
@@ -97,6 +98,15 @@ def read_manifest(folder: Path | str) -> dict[str, Any]:
             f"load: {path / MANIFEST} has format {found!r}, this version reads format {FORMAT}; fit again"
         )
     return manifest
+
+
+def read_schema(folder: Path | str) -> Schema:
+    """Read the schema of a saved detector alone; errors as of `read_artifact`."""
+    try:
+        return Schema.model_validate(read_manifest(folder)["schema"])
+    except (KeyError, ValueError) as error:
+        path, kind = Path(folder) / MANIFEST, type(error).__name__
+        raise ArtifactError(f"load: {path} holds no schema of a detector ({kind}); fit again") from None
 
 
 def read_artifact(folder: Path | str) -> tuple[dict[str, Any], dict[str, Arrays]]:

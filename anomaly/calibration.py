@@ -11,13 +11,12 @@ Two parts, joined at the threshold ``u``, the held-out 99th percentile:
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import scipy
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
 
 from anomaly.errors import ArtifactError, NotFittedError, ParameterError
 from anomaly.loops import interpolate_tail
@@ -325,17 +324,16 @@ def _fit_pareto(z: Floats) -> tuple[float, float]:
     start = float(np.clip(2.0 - a0 / (a0 - 2.0 * a1), low, high)) if a0 > 2.0 * a1 else high
     moments = start, max(a0 * (1.0 - start), 0.05)
     try:
-        with warnings.catch_warnings(), np.errstate(all="ignore"):
-            warnings.simplefilter("ignore")  # the search may step where the likelihood is 0
-            shape, _, scale = stats.genpareto.fit(z, start, floc=0.0, scale=moments[1])
+        with np.errstate(all="ignore"):  # the search may step where the likelihood is 0
+            shape, _, scale = scipy.stats.genpareto.fit(z, start, floc=0.0, scale=moments[1])
             if not low <= shape <= high:
-                shape, _, scale = stats.genpareto.fit(z, f0=float(np.clip(shape, low, high)), floc=0.0, scale=a0)
-    except (stats.FitError, RuntimeError, ValueError):
+                shape, _, scale = scipy.stats.genpareto.fit(z, f0=float(np.clip(shape, low, high)), floc=0.0, scale=a0)
+    except (scipy.stats.FitError, RuntimeError, ValueError):
         shape, scale = moments
     if not (np.isfinite(shape) and np.isfinite(scale) and scale > 0):
         shape, scale = moments
     if shape < 1e-6:
-        gain = stats.genpareto.logpdf(z, shape, scale=scale).sum() + z.size  # the exponential's log-likelihood is -k
+        gain = scipy.stats.genpareto.logpdf(z, shape, scale=scale).sum() + z.size  # the exponential's: -k
         if not 2.0 * gain > np.log(z.size):
             return 0.0, 1.0
     return float(shape), float(scale)

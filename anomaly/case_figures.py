@@ -14,7 +14,8 @@ from html import escape
 import numpy as np
 from numpy.typing import NDArray
 
-from anomaly.figures import MONTHS, short_number
+from anomaly.figures import short_number
+from anomaly.wording import MONTHS
 
 Floats = NDArray[np.float64]
 Mask = NDArray[np.bool_]

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+import scipy
 from numpy.typing import NDArray
-from scipy import stats
 
 from anomaly.ingest import utc_time
 from anomaly.schema import Schema
@@ -186,7 +186,7 @@ def _links(alerting: pl.DataFrame, name: str, column: str, counts: pl.DataFrame,
         )
     )
     expected = grouped["share"].to_numpy() * _near(alerting, grouped["case"])
-    chance: Floats = np.asarray(stats.poisson.sf(grouped["entities"].to_numpy() - 1, expected))
+    chance: Floats = np.asarray(scipy.stats.poisson.sf(grouped["entities"].to_numpy() - 1, expected))
     return grouped.with_columns(
         pl.lit(name).alias("field"), pl.Series("expected", expected), pl.Series("chance", chance)
     ).filter(pl.col("chance") <= CHANCE)

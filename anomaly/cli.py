@@ -10,6 +10,7 @@ import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from datetime import date, timedelta
+from functools import partial
 from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -21,6 +22,9 @@ from anomaly.files import whole_file
 from anomaly.inputs import (
     check_report_files,
     check_scores,
+    loaded,
+    made,
+    read_beside,
     read_events_told,
     read_scores,
     seconds_of,
@@ -152,15 +156,14 @@ def fit(
     known = Schema.from_toml(schema)
     source = source_of(events, query)
 
-    from anomaly.views import make_detector
-
     end = seconds_of("--until", until)
-    detector = make_detector(known, hidden=hidden, quarantine_hours=quarantine_hours, epochs=epochs, seed=seed)
+    options = {"hidden": hidden, "quarantine_hours": quarantine_hours, "epochs": epochs, "seed": seed}
     try:
         if memory is not None:
+            detector = made(known, options)
             read = _fit_within(detector, source, until, query, memory, checkpoint=checkpoint, resume=resume)
         else:
-            read = read_events_told(source, known, query)
+            detector, read = read_beside(partial(made, known, options), source, known, query)
             if end is not None and not (read.frame["time"] < end).any():
                 raise InputError(f"--until {until}: no event is before it")
             if pilot:
@@ -192,6 +195,7 @@ def score(
 
     With --memory whole entities are scored in turn, to the same scores; after an interruption the same command goes on.
     """
+    from anomaly.artifacts import read_schema
     from anomaly.ingest import check_target, write_table
 
     rejects = out.with_name(REJECTS)
@@ -200,14 +204,12 @@ def score(
         raise ParameterError(f"--out {out}: that name is taken by the rejected rows; give another one")
     source = source_of(events, query, writes=[out, rejects])
 
-    from anomaly.views import load_detector
-
     seconds_of("--since", since)
-    fitted = load_detector(detector)
     if memory is not None:
+        fitted = loaded(detector)
         counts, status, notes = _score_within(fitted, source, out, since, query, memory)
     else:
-        read = read_events_told(source, fitted.schema, query)
+        fitted, read = read_beside(partial(loaded, detector), source, read_schema(detector), query)
         scores = fitted.score(read, since=since)
         write_table(scores, out)
         write_table(read.rejects, rejects)

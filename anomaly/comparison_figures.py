@@ -20,7 +20,6 @@ from anomaly.figures import (
     ALERT,
     INK,
     LINE,
-    MONTHS,
     MUTED,
     WIDE,
     Figure,
@@ -30,6 +29,7 @@ from anomaly.figures import (
     _segments,
     short_number,
 )
+from anomaly.wording import MONTHS
 
 __all__ = ["STYLES", "average_precisions", "folds", "label_curve", "words"]
 

@@ -29,13 +29,13 @@ from anomaly.digest import batch_level, money_field
 from anomaly.errors import InputError
 from anomaly.explain import editable, expectations
 from anomaly.features import Column, Encoder, entity_offsets
-from anomaly.figures import one_in
 from anomaly.models.base import SequenceModel
 from anomaly.rescoring import Rescorer
 from anomaly.schema import Schema
 from anomaly.scorer import LEAST_LOG_P, Errors, Scorer
 from anomaly.sequences import Sequences
 from anomaly.thresholds import Threshold
+from anomaly.wording import one_in
 
 Float = NDArray[np.float64]
 Mask = NDArray[np.bool_]

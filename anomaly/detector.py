@@ -33,10 +33,9 @@ from anomaly.models.forecaster import Forecaster
 from anomaly.models.training import Training
 from anomaly.population import Population
 from anomaly.rehearsal import Copies, Reference, choose, recall_by_kind, scales_of
-from anomaly.report import write_report
 from anomaly.schema import Schema
-from anomaly.score_table import score_table, statuses
 from anomaly.scorer import LEAST_LOG_P, Combination, Errors, Scorer
+from anomaly.scoring import Scoring
 from anomaly.sequences import Sequences, fingerprint, typical_gap
 from anomaly.thresholds import Threshold, usual_rule
 
@@ -206,21 +205,20 @@ class Detector:
         self._fitted()
         read = as_events(events, self.schema)
         start = as_seconds(since)
-        sequences = self.encoder_.transform(read.frame)
-        mask = np.ones(len(sequences), dtype=bool) if start is None else sequences.time >= start
-        if not len(sequences):
+        if not len(read):
             raise InputError("score: no event is left, since every row was rejected; read_events tells why")
-        if not mask.any():
-            raise InputError(f"score: no event at or after {since}; the last one is of {_text(sequences.time.max())}")
-        longest = max(self.scorer_.combination.scales, default=0.0)
-        errors = self.errors(sequences, None if start is None else sequences.time > start - longest)
-        judged = self.scorer_.judge(errors, sequences, mask)
-        known = statuses(read.frame, sequences, self.known_)
-        if not mask.all():
-            errors = {name: values[mask] for name, values in errors.items()}
-        fields = self.scorer_.field_surprise(errors)
-        del errors, sequences  # the table takes room
-        scores = score_table(read.frame, self.schema, mask, judged, fields, known)
+        last = float(read.frame["time"].max())  # type: ignore[arg-type]
+        if start is not None and last < start:
+            raise InputError(f"score: no event at or after {since}; the last one is of {_text(last)}")
+        scoring = Scoring(
+            schema=self.schema,
+            encoder=self.encoder_,
+            scorer=self.scorer_,
+            model=self.models_[0],
+            errors=self.errors,
+            known=self.known_,
+        )
+        scores = scoring.table(read.frame, start)
         self._last = (read, scores)
         return scores
 
@@ -330,6 +328,8 @@ class Detector:
         Parameters are those of `alerts`, the `title`, the `command` that makes it again, and a `mask_key`: a secret
         under which all names of entities are hidden, in the cases returned too (see `anomaly.masking`).
         """
+        from anomaly.report import write_report  # figures and templates, which nothing else here needs
+
         read, scores = self._scored(events, scores)
         rule = self.threshold(**threshold)
         mask = None if mask_key is None else NameMask(mask_key, read.names)

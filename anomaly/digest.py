@@ -9,15 +9,15 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+import scipy
 from numpy.typing import NDArray
-from scipy import stats
 
 from anomaly.alerts import add_reasons, number_text
 from anomaly.calibration import TailCalibrator
 from anomaly.casework import familiarity, field_columns, linked_entities, similar_events
 from anomaly.drift import drift
 from anomaly.ingest import Events, utc_time
-from anomaly.report import CaseTimeline, ReportData
+from anomaly.report_data import CaseTimeline, ReportData
 from anomaly.schema import Schema
 from anomaly.thresholds import Budget, Threshold
 
@@ -119,7 +119,7 @@ def calibration_check(statistic: NDArray[np.float64], time: NDArray[np.float64])
         return {"nominal": [], "observed": [], "low": [], "high": []}
     p = TailCalibrator().fit(statistic[early]).p_values(statistic[~early])
     hits = [int((p <= level).sum()) for level in LEVELS]
-    intervals = [stats.binomtest(hit, len(p)).proportion_ci(method="wilson") for hit in hits]
+    intervals = [scipy.stats.binomtest(hit, len(p)).proportion_ci(method="wilson") for hit in hits]
     return {
         "nominal": LEVELS.tolist(),
         "observed": [hit / len(p) for hit in hits],

@@ -22,8 +22,8 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+import scipy
 from numpy.typing import NDArray
-from scipy import stats
 
 from anomaly.schema import Schema
 
@@ -258,4 +258,4 @@ def _p_value(reference: Float, now: Float, freedom: int) -> float:
     clusters = len(part)
     error = np.sqrt((part**2).sum(0) * clusters / max(clusters - 1, 1))
     ratio = np.abs(p - q) / np.maximum(error, 1e-12)
-    return float(min(1.0, 2.0 * len(p) * stats.t.sf(ratio.max(), max(freedom, 1))))
+    return float(min(1.0, 2.0 * len(p) * scipy.stats.t.sf(ratio.max(), max(freedom, 1))))

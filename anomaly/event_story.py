@@ -20,11 +20,11 @@ from anomaly.detector import Detector
 from anomaly.digest import batch_level, decide
 from anomaly.errors import InputError
 from anomaly.explain import expected_range
-from anomaly.figures import one_in
 from anomaly.ingest import Events, utc_time
 from anomaly.masking import NameMask
 from anomaly.schema import Schema
 from anomaly.thresholds import Threshold
+from anomaly.wording import one_in
 
 LAST_EVENTS = 10  # shown before the event
 MOST_REASONS = 5

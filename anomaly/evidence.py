@@ -6,25 +6,29 @@ a sum of n of them is Gamma(n, 1) (Fisher 1932).
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 
-from anomaly.sequences import Sequences
+from anomaly.loops import bound_runs, rank_all
+from anomaly.sequences import Sequences, by_pieces
 
 Float = NDArray[np.float64]
+Int = NDArray[np.int64]
+Mask = NDArray[np.bool_]
 SOFT_THRESHOLD = float(np.log(20.0))  # a field says something once its own p-value is below 1 in 20
 FAR = 30.0  # beyond e^-30 no model knows its own tail: such surprises keep their order, but not their size
 GENTLE = 0.1  # weight of all the rest, so that events without a strange field keep an order
 BLOCK = 8192  # events at a time
-LEAST_FOR_A_THREAD = 100_000  # events
 NO_PAIRS: NDArray[np.int64] = np.zeros((0, 2), dtype=np.int64)
+PIECE = 32_768  # events at a time, where each takes long and several threads share the work
 LOUDEST = 7.0  # nats that one event adds to evidence at most: 1 in 1,100; a run is more than one event
+NODES = 64  # of a bound on evidence, for each number of events
+STRAIGHT = 600.0  # nats up to which evidence is convex: further out another formula goes on
 
 
 def combine_fields(surprise: NDArray[np.floating[Any]], weight: Float, pairs: NDArray[np.int64] = NO_PAIRS) -> Float:
@@ -92,10 +96,11 @@ def recent_sums(sequences: Sequences, surprise: Float, scales: Sequence[float]) 
     counted = loud(surprise)
     total = np.concatenate([[0.0], np.cumsum(counted)])
     index = np.arange(len(sequences))
-    lags = [sequences.lagged(seconds) for seconds in scales]
-    shape = (len(sequences), 0)
-    sums = np.stack([total[index] - total[lag] for lag in lags], axis=1) if lags else np.zeros(shape)
-    number = np.stack([index - lag for lag in lags], axis=1).astype(np.float64) if lags else np.zeros(shape)
+    sums, number = np.empty((len(index), len(scales))), np.empty((len(index), len(scales)))
+    for at, seconds in enumerate(scales):
+        lag = sequences.lagged(seconds)
+        sums[:, at] = total[:-1] - total[lag]
+        number[:, at] = index - lag
     return sums, number
 
 
@@ -111,11 +116,23 @@ def window_evidence(number: Float, sums: Float, dependence: Float | float) -> Fl
     variance that was measured: Gamma(n / d, d), of the same mean n and d times the variance (Brown 1975). At most d is
     n: all events say the same.
     """
+    evidence = np.empty(number.shape)
+
+    def judge(first: int, last: int) -> None:
+        piece = slice(first, last)
+        evidence[piece] = _gamma_nats(number[piece], sums[piece], dependence)
+
+    by_pieces(judge, _pieces(len(number)))
+    return evidence
+
+
+def _gamma_nats(number: Float, sums: Float, dependence: Float | float) -> Float:
+    """Return `window_evidence` of a piece."""
     known = number > 0
     count = number[known]
     widened = np.minimum(np.broadcast_to(dependence, number.shape)[known], count)
     shape, scaled = count / widened, np.maximum(sums[known], 0.0) / widened
-    tail = _upper_gamma(shape, scaled)
+    tail = special.gammaincc(shape, scaled)
     nats = -np.log(np.maximum(tail, 1e-300))
     # Far out the leading term of the incomplete gamma function stands in for what underflows.
     far = ~(tail > 1e-290)
@@ -127,14 +144,8 @@ def window_evidence(number: Float, sums: Float, dependence: Float | float) -> Fl
     return evidence
 
 
-def _upper_gamma(shape: Float, x: Float) -> Float:
-    """Regularised upper incomplete gamma function, (n,); long arrays by several threads, since SciPy lets them run."""
-    threads = min(len(shape) // LEAST_FOR_A_THREAD, os.cpu_count() or 1)
-    if threads < 2:
-        return np.asarray(special.gammaincc(shape, x))
-    with ThreadPoolExecutor(threads) as pool:
-        parts = (np.array_split(one, threads) for one in (shape, x))
-        return np.concatenate(list(pool.map(special.gammaincc, *parts)))
+def _pieces(events: int) -> list[tuple[int, int]]:
+    return [(start, min(start + PIECE, events)) for start in range(0, events, PIECE)]
 
 
 def surroundings(
@@ -144,8 +155,9 @@ def surroundings(
     dependence: Float | float = 1.0,
     *,
     itself: bool = True,
+    among: Mask | None = None,
 ) -> Float:
-    """Nats that speak against the time around each event, before and after it, at each scale, (N, W).
+    """Nats that speak against the time around each event, before and after it, at each scale, (n, W).
 
     For histories only: what trains, and what calibrates, may be judged by what came later. No score may.
 
@@ -161,16 +173,98 @@ def surroundings(
         See `measure_dependence`.
     itself : bool
         Does the event count too, or only its neighbours.
+    among : ndarray of bool, shape (N,), optional
+        The n events to judge; all by default.
     """
-    counted, known = loud(surprise), np.isfinite(surprise).astype(np.float64)
-    total, number = (np.concatenate([[0.0], np.cumsum(values)]) for values in (counted, known))
-    sums, numbers = np.zeros((2, len(sequences), len(scales)))
-    for at, seconds in enumerate(scales):
-        first, last = sequences.lagged(seconds), sequences.leading(seconds) + 1
-        sums[:, at], numbers[:, at] = total[last] - total[first], number[last] - number[first]
-    if not itself:
-        sums, numbers = sums - counted[:, None], numbers - known[:, None]
-    return window_evidence(numbers, sums, dependence)
+    around = _Around.of(sequences, surprise, scales, itself)
+    index = np.arange(len(sequences)) if among is None else np.flatnonzero(among)
+    return around.evidence(index, dependence)
+
+
+def amid_strange_runs(
+    sequences: Sequences, surprise: Float, scales: Sequence[float], among: Mask, share: float
+) -> Mask:
+    """Which of the events `among` stand amid the strangest runs, (N,) bool: `share` of them.
+
+    Those where the sum of `surroundings` over the scales exceeds its quantile. The gamma function is asked about those
+    only that may be among them: a bound from a table tells the others apart, and says nothing more of them.
+    """
+    index = np.flatnonzero(among)
+    found = np.zeros(len(among), dtype=bool)
+    if not len(scales) or not len(index):
+        return found
+    around = _Around.of(sequences, surprise, scales, itself=True)
+    bound = around.bound(index)
+    top = min(len(index), len(index) - int((len(index) - 1) * (1 - share)) + 1)
+    worst = np.full(len(index), -1.0)
+    first = np.argpartition(bound, len(index) - top)[len(index) - top :]
+    worst[first] = around.evidence(index[first], 1.0).sum(axis=1)
+    rest = np.flatnonzero((bound >= worst[first].min()) & (worst < 0))
+    worst[rest] = around.evidence(index[rest], 1.0).sum(axis=1)
+    found[index[worst > np.quantile(worst, 1 - share)]] = True
+    return found
+
+
+@dataclass(frozen=True)
+class _Around:
+    """Sums over the time around each of N events.
+
+    total, number : (N + 1,) running sums of what counts, and of how many count; own : (2, N), the event's own part that
+    is to be left out; back, on : (W, N), how many events each window reaches back and on.
+    """
+
+    total: Float
+    number: Float
+    own: Float | None
+    back: NDArray[np.uint16]
+    on: NDArray[np.uint16]
+
+    @classmethod
+    def of(cls, sequences: Sequences, surprise: Float, scales: Sequence[float], itself: bool) -> _Around:
+        """See `surroundings`."""
+        own = np.stack([loud(surprise), np.isfinite(surprise)])
+        total, number = (np.concatenate([[0.0], np.cumsum(values)]) for values in own)
+        back, on = (
+            np.array([sequences.reach(side, seconds) for seconds in scales], np.uint16).reshape(
+                len(scales), len(surprise)
+            )
+            for side in ("lagged", "leading")
+        )
+        return cls(total, number, None if itself else own, back, on)
+
+    def evidence(self, index: Int, dependence: Float | float) -> Float:
+        """Nats of the events `index` (n,), (n, W)."""
+        found = np.empty((len(index), len(self.back)))
+
+        def judge(first: int, last: int) -> None:
+            found[first:last] = _gamma_nats(*self._sums(index[first:last]), dependence)
+
+        by_pieces(judge, _pieces(len(index)))
+        return found
+
+    def bound(self, index: Int) -> Float:
+        """What the evidence of the events `index` (n,) without dependence adds up to at most, (n,).
+
+        -ln of a Gamma law's tail is convex, so that between two nodes it lies below the line that joins them.
+        """
+        number = np.arange(float(self.back.max()) + float(self.on.max()) + 2.0)[:, None].repeat(NODES + 1, axis=1)
+        nodes = _gamma_nats(number, number * np.linspace(0.0, LOUDEST, NODES + 1), 1.0)
+        found = np.empty(len(index))
+
+        def judge(first: int, last: int) -> None:
+            given = self.total, self.number, self.back, self.on, nodes, NODES / LOUDEST, STRAIGHT
+            bound_runs(index[first:last], *given, found[first:last])
+
+        by_pieces(judge, _pieces(len(index)))
+        return found
+
+    def _sums(self, index: Int) -> tuple[Float, Float]:
+        """How many events count in each window, and their sum, (n, W) each."""
+        first, last = index[:, None] - self.back[:, index].T, index[:, None] + self.on[:, index].T + 1
+        numbers, sums = self.number[last] - self.number[first], self.total[last] - self.total[first]
+        if self.own is not None:
+            sums, numbers = sums - self.own[0, index, None], numbers - self.own[1, index, None]
+        return numbers, sums
 
 
 def measure_dependence(sums: Float, number: Float) -> Float:
@@ -192,5 +286,7 @@ def rank_surprise(values: Float, most: int = 20_000) -> Float:
     if not len(known):
         return np.full(len(values), np.nan)
     ranked = np.sort(known[:: max(1, len(known) // most)])
-    above = len(ranked) - np.searchsorted(ranked, values, side="left")
-    return np.where(np.isfinite(values), -np.log((above + 1.0) / (len(ranked) + 1.0)), np.nan)
+    below = np.empty(len(values), dtype=np.int64)
+    rank_all(ranked, values, below)
+    nats = -np.log((np.arange(len(ranked), -1.0, -1.0) + 1.0) / (len(ranked) + 1.0))
+    return np.where(np.isfinite(values), nats[below], np.nan)

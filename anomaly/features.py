@@ -30,14 +30,16 @@ import polars as pl
 from numpy.typing import NDArray
 
 from anomaly.errors import NotFittedError, ParameterError, SchemaError
+from anomaly.loops import sum_windows
 from anomaly.schema import Schema
-from anomaly.sequences import MOST_RECENT, MOST_VALUES, Sequences, lagged, microseconds
+from anomaly.sequences import MOST_RECENT, MOST_VALUES, Sequences, by_pieces, lagged, microseconds, whole_sequences
 
 WINDOWS: Mapping[str, int] = {"1h": 3600, "24h": 86400, "7d": 604800}
 EARTH_RADIUS_KM = 6371.0088
 SHORTEST_TRIP_SECONDS = 60.0  # two places in the same second are not an infinite speed
 LARGEST_AMOUNT = 1e300  # as much of an amount enters a sum, so that no sum is infinite
 FARTHEST = 1e4  # encoded numbers lie within this: a marker like 1.8e308 is no infinity, and 0.01 still counts
+PIECE = 65_536  # events encoded at a time, about
 CIRCLES: Mapping[str, float] = {"hour": 86400.0, "weekday": 604800.0}
 MONDAY = 4 * 86400.0  # 1970-01-05, the first Monday of the epoch
 GIVEN = "given:"  # before the name of a number that is judged given the categories of its own event
@@ -210,15 +212,20 @@ class Encoder:
 
     def transform(self, frame: pl.DataFrame) -> Sequences:
         """Encode canonical events (sorted by entity, time and row) as Sequences, one row per event in that order."""
-        raw = raw_numbers(frame, self.schema)
-        numeric = np.empty((len(frame), len(self.numeric)), dtype=np.float32)
-        for index, column in enumerate(self.numeric):
-            numeric[:, index] = np.clip(column.encode(raw[column.name]), -FARTHEST, FARTHEST)
-        category = np.empty((len(frame), len(self.category)), dtype=np.int32)
-        codes = self._codes(frame)
-        for index, column in enumerate(self.category):
-            category[:, index] = codes[column.name]
         offsets = entity_offsets(frame["entity"])
+        numeric = np.empty((len(frame), len(self.numeric)), dtype=np.float32)
+        category = np.empty((len(frame), len(self.category)), dtype=np.int32)
+
+        def encode(first: int, last: int) -> None:
+            some = frame[first:last]
+            own = offsets[np.searchsorted(offsets, first) : np.searchsorted(offsets, last) + 1] - first
+            raw, codes = raw_numbers(some, self.schema, own), self._codes(some, own)
+            for index, column in enumerate(self.numeric):
+                numeric[first:last, index] = np.clip(column.encode(raw[column.name]), -FARTHEST, FARTHEST)
+            for index, column in enumerate(self.category):
+                category[first:last, index] = codes[column.name]
+
+        by_pieces(encode, whole_sequences(offsets, PIECE))
         return Sequences(
             entity=frame["entity"].gather(offsets[:-1]).to_numpy().astype(object),
             offsets=offsets,
@@ -289,12 +296,12 @@ class Encoder:
             yield Column(name=f"first:{name}", kind="flag", tail="density", weight=NEW_WEIGHT, vocabulary=("no", "yes"))
             yield Column(name=f"changed:{name}", kind="flag", scored=False, vocabulary=("no", "yes"))
 
-    def _codes(self, frame: pl.DataFrame) -> dict[str, NDArray[np.int32]]:
+    def _codes(self, frame: pl.DataFrame, offsets: NDArray[np.int64]) -> dict[str, NDArray[np.int32]]:
         hour = np.floor(np.mod(frame["clock"].to_numpy(), 86400.0) / 3600.0).astype(np.int32)
         codes = {"clock:hour": FIRST_CODE + hour}
         micros = microseconds(frame["time"].to_numpy())
         first_event = np.zeros(len(frame), dtype=bool)
-        first_event[entity_offsets(frame["entity"])[:-1]] = True
+        first_event[offsets[:-1]] = True
         vocabularies = {column.name: column.vocabulary for column in self.category}
         for name in self.schema.categorical:
             values = frame[f"c:{name}"]
@@ -352,8 +359,10 @@ def entity_offsets(entity: pl.Series) -> NDArray[np.int64]:
     return np.concatenate([starts, [len(entity)]]).astype(np.int64) if len(entity) else np.zeros(1, dtype=np.int64)
 
 
-def raw_numbers(frame: pl.DataFrame, schema: Schema) -> dict[str, Float]:
+def raw_numbers(frame: pl.DataFrame, schema: Schema, offsets: NDArray[np.int64] | None = None) -> dict[str, Float]:
     """Numeric columns in raw units (seconds, events, km, km/h, the fields' own), NaN = no statement.
+
+    `offsets` (S + 1,) are the borders of the frame's entities, if they are known; see `entity_offsets`.
 
     Returns
     -------
@@ -361,7 +370,7 @@ def raw_numbers(frame: pl.DataFrame, schema: Schema) -> dict[str, Float]:
         In the order of the encoded columns.
     """
     time = frame["time"].to_numpy()
-    offsets = entity_offsets(frame["entity"])
+    offsets = entity_offsets(frame["entity"]) if offsets is None else offsets
     first = offsets[:-1]
     raw = {field.name: _floats(frame[f"n:{field.name}"]) for field in schema.numeric}
     gap = _previous_difference(time, first)
@@ -398,15 +407,8 @@ def window_sums(values: Float, first: NDArray[np.int64]) -> Float:
     >>> window_sums(np.array([1e18, 0.25, 0.5]), np.array([0, 1, 1])).tolist()
     [1e+18, 0.25, 0.75]
     """
-    length = np.arange(len(values)) - first + 1
-    end = np.arange(len(values))  # where the part of each window that is still to be added ends
-    total, run, step = np.zeros(len(values)), values.copy(), 1
-    while step <= length.max(initial=0):
-        part = np.flatnonzero(length & step)
-        total[part] += run[end[part]]
-        end[part] -= step
-        run[step:] = run[step:] + run[:-step]
-        step *= 2
+    total = np.empty(len(values))
+    sum_windows(np.ascontiguousarray(values), first, total)
     return total
 
 

@@ -31,12 +31,12 @@ from matplotlib.path import Path
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 from numpy.typing import NDArray
 
+from anomaly.wording import MONTHS
+
 __all__ = [
     "Figure",
-    "MONTHS",
     "alerts_per_day",
     "calibration_check",
-    "one_in",
     "score_distribution",
     "short_number",
     "svg_text",
@@ -52,7 +52,6 @@ _VARIABLES = {INK: "--ink", MUTED: "--muted", LINE: "--line", ACCENT: "--accent"
 WIDE, NARROW = (560, 230), (380, 230)
 _TEXT = 12.0
 # strftime would follow the machine's language.
-MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 _MINUTE, _HOUR, _DAY = 60, 3600, 86400
 _TICK_SECONDS = (  # neighbours differ at most by 2.5, so that a range never falls between two steps
     5, 10, 15, 30, _MINUTE, 2 * _MINUTE, 5 * _MINUTE, 10 * _MINUTE, 15 * _MINUTE, 30 * _MINUTE, _HOUR, 2 * _HOUR,
@@ -73,23 +72,6 @@ def short_number(value: float) -> str:
         if abs(value) >= unit * 0.9995:
             return f"{value / unit:.3g}{letter}"
     return f"{value:.3g}"
-
-
-def one_in(p: float) -> str:
-    """Write a probability as ``1 in n`` with two leading digits, in the words of `anomaly.alerts.sentence`.
-
-    >>> [one_in(p) for p in (1, 0.4, 0.011, 1 / 9321, 1 / 2_345_678, 1e-13, float("nan"))]
-    ['1 in 1', '1 in 2.5', '1 in 91', '1 in 9,300', '1 in 2.3 million', 'less than 1 in a trillion', '–']
-    """
-    if not p > 0:  # NaN too: no statement
-        return "–"
-    if p <= 1e-12:
-        return "less than 1 in a trillion"
-    n = float(f"{1 / p:.2g}")
-    for unit, word in ((1e9, "billion"), (1e6, "million")):
-        if n >= unit:
-            return f"1 in {n / unit:.3g} {word}"
-    return f"1 in {n:,.0f}" if n >= 10 else f"1 in {n:g}"
 
 
 def _one_in_short(surprise: float) -> str:

@@ -27,6 +27,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import polars as pl
 
 from anomaly.columns import Column, all_reasons, any_fault, number_column, text_column, time_column
@@ -55,6 +56,7 @@ NOT_UTF8 = "the line holds bytes that are not UTF-8 (save the file as UTF-8)"
 TABLE_SUFFIXES = (".parquet", ".csv", ".ndjson", ".jsonl")
 _ROW, _BAD, _NAIVE, _AMBIGUOUS = "\x1frow", "\x1fbad", "\x1fnaive", "\x1fambiguous"
 _NUMBER, _REASON = "\x1fnumber", "\x1freason"
+EVENTS_EACH = 8  # of an entity, from which on it pays to number the entities before events are sorted
 _YEAR_1980 = 315_532_800.0
 BAD = _BAD
 INNER = (_BAD, _NAIVE, _AMBIGUOUS)  # columns of what is read that the canonical frame has no more
@@ -109,7 +111,7 @@ class Events:
         others = [f"{VIEW}{one}" for one in self.schema.view_names[1:]]
         frame = self.frame.with_columns(pl.col(name).alias("entity")).drop(others).drop_nulls("entity")
         if name != "entity":
-            frame = frame.sort("entity", "time", "row")
+            frame = in_order(frame)
         return Events(view, frame, self.rejects, self.n_input, self.notes)
 
 
@@ -200,13 +202,24 @@ def read_events(source: Any, schema: Schema, *, query: str | None = None) -> Eve
         names = ", ".join(part.name for part in parts[:5])
         raise InputError(f"{names}: no rows, at most a header; expected at least one event")
     table = pl.concat(pieces)
-    good = table.filter(~pl.col(_BAD)).sort("entity", "time", "row")
+    good = in_order(table.filter(~pl.col(_BAD)))
     repeated = repeats(good, schema)
     good = good.join(repeated, on="row", how="anti", maintain_order="left") if repeated.height else good
     bad = table.filter(_BAD).select("row", pl.lit(None, pl.String).alias("reason"))
     rejects = explained(pl.concat([bad, repeated]).sort("row"), parts, starts, schema)
     assert good.height + rejects.height == n_input, "every row is accepted or rejected"
     return Events(schema, good.drop(INNER), rejects, n_input, notes + notes_on([tally(good, schema)], rejects, schema))
+
+
+def in_order(table: pl.DataFrame) -> pl.DataFrame:
+    """Canonical events sorted by entity, time and row, as one chunk."""
+    names = table["entity"].unique().sort()
+    if len(names) * EVENTS_EACH > len(table):
+        return table.sort("entity", "time", "row").rechunk()
+    # Texts are compared once for each entity, not for each event: four times as fast as to sort by all three.
+    code = table["entity"].cast(pl.Enum(names)).to_physical().to_numpy().astype(np.min_scalar_type(len(names)))
+    order = np.lexsort((table["row"].to_numpy(), table["time"].to_numpy(), code))
+    return table.rechunk()[order]
 
 
 @dataclass(frozen=True)
@@ -289,8 +302,10 @@ def repeats(good: pl.DataFrame, schema: Schema) -> pl.DataFrame:
     """(row, reason) of the events that repeat an earlier one. `good` is sorted by (entity, time, row)."""
     if schema.event_id is not None:
         keys = ["event_id"]
+        named = good["event_id"]
+        all_differ = named.n_unique() == len(named) - named.null_count() + (named.null_count() > 0)
         likely = good.lazy().select("row", *keys).filter(pl.col("event_id").is_not_null())
-        likely = likely.filter(pl.col("event_id").is_duplicated())
+        likely = likely.filter(pl.lit(value=False) if all_differ else pl.col("event_id").is_duplicated())
         which = pl.concat_str(pl.lit(f": the same {schema.event_id} '"), pl.col("event_id"), pl.lit("'"))
         word = "duplicate of row "
     else:
@@ -494,7 +509,7 @@ def write_table(frame: pl.DataFrame, path: str | Path) -> Path:
     suffix = target.suffix.lower()
     with whole_file(target) as temporary:
         if suffix == ".parquet":
-            frame.write_parquet(temporary)
+            frame.write_parquet(temporary, compression_level=1)  # scores hardly pack; more takes longer
         elif suffix == ".csv":
             lists = [name for name, dtype in frame.schema.items() if dtype == pl.List]
             frame.with_columns(pl.col(name).cast(pl.List(pl.String)).list.join("; ") for name in lists).write_csv(

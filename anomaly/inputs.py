@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from anomaly.errors import InputError, ParameterError
 from anomaly.verbs import note
@@ -64,15 +65,44 @@ def seconds_of(option: str, text: str | None) -> float | None:
         raise ParameterError(f"{option}: {error}") from None
 
 
-def read_events_told(source: str | list[str], schema: Schema, query: str | None) -> Events:
-    """Read events, and tell on standard error what is worth telling."""
+def read_events_told(
+    source: str | list[str], schema: Schema, query: str | None, wait: Callable[[], Any] = lambda: None
+) -> Events:
+    """Read events, wait for what else is done meanwhile, and tell on standard error what is worth telling."""
     from anomaly.ingest import read_events
 
     read = read_events(source, schema, query=query)
+    wait()
     if not len(read):
         raise InputError(f"none of the {read.n_input:,} rows can be read; the first one: {read.rejects['reason'][0]}")
     tell_rejects(read.rejects, read.notes)
     return read
+
+
+def made(schema: Schema, options: Mapping[str, Any]) -> Detector:
+    """Return an unfitted detector, of one view or of several."""
+    from anomaly.views import make_detector
+
+    return make_detector(schema, **options)
+
+
+def loaded(folder: Path) -> Detector:
+    """Return a saved detector."""
+    from anomaly.views import load_detector
+
+    return load_detector(folder)
+
+
+def read_beside(
+    make: Callable[[], Detector], source: str | list[str], schema: Schema, query: str | None
+) -> tuple[Detector, Events]:
+    """Make or load a detector while its events are read: that is mostly to import torch, which leaves a core idle."""
+    import anomaly.ingest  # noqa: F401 - by one thread, before there are two
+
+    with ThreadPoolExecutor(1) as pool:
+        making = pool.submit(make)
+        read = read_events_told(source, schema, query, making.result)
+    return making.result(), read
 
 
 def tell_rejects(table: pl.DataFrame, notes: Iterable[str]) -> None:

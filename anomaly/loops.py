@@ -6,7 +6,8 @@ import numpy as np
 
 from anomaly.compiling import compiled
 
-CELLS = 4096  # of the values of a calibrator
+CELLS = 16_384  # of the values of a calibrator
+STRETCH = 8192  # events
 
 
 @compiled
@@ -17,15 +18,8 @@ def interpolate_tail(values, at, level, x, out):  # type: ignore[no-untyped-def]
     the last value it is that of the last one.
     """
     last = len(values) - 1
-    # Where to look, by cells of equal width: most values stand close together, and a search among all takes long.
-    width = values[last] - values[0]
-    cells = CELLS if len(x) > len(values) and width > 1e-200 else 1
-    per = cells / width if cells > 1 else 0.0
-    guide = np.zeros(cells + 1, np.int64)
-    for j in range(len(values) if cells > 1 else 0):
-        guide[min(int((values[j] - values[0]) * per), cells - 1) + 1] = j
-    for cell in range(1, cells + 1):
-        guide[cell] = max(guide[cell], guide[cell - 1])
+    guide, per = _guide(values, len(x))
+    cells = len(guide) - 1
     for i in range(len(x)):
         one = x[i]
         if one != one:
@@ -44,6 +38,64 @@ def interpolate_tail(values, at, level, x, out):  # type: ignore[no-untyped-def]
 
 
 @compiled
+def _guide(values, asked):  # type: ignore[no-untyped-def]
+    """Where to look, by cells of equal width, and their number per unit; one cell for few questions.
+
+    Most values stand close together, and a search among all takes long.
+    """
+    last = len(values) - 1
+    width = values[last] - values[0]
+    cells = CELLS if asked * 8 > len(values) and width > 1e-200 else 1
+    per = cells / width if cells > 1 else 0.0
+    guide = np.zeros(cells + 1, np.int64)
+    for j in range(len(values) if cells > 1 else 0):
+        guide[min(int((values[j] - values[0]) * per), cells - 1) + 1] = j
+    for cell in range(1, cells + 1):
+        guide[cell] = max(guide[cell], guide[cell - 1])
+    return guide, per
+
+
+@compiled
+def rank_all(values, x, out):  # type: ignore[no-untyped-def]
+    """How many of the rising values (k,) lie below each of x, into `out` (n,); of NaN, none."""
+    last = len(values) - 1
+    guide, per = _guide(values, len(x))
+    cells = len(guide) - 1
+    for i in range(len(x)):
+        one = x[i]
+        if one > values[last]:
+            out[i] = last + 1
+        elif one > values[0]:
+            cell = min(int((one - values[0]) * per), cells - 1)
+            out[i] = _first_not_below(values, one, guide[cell], min(guide[cell + 1] + 1, last) if cells > 1 else last)
+        else:
+            out[i] = 0
+
+
+@compiled
+def bound_runs(index, total, number, back, on, nodes, per, straight, out):  # type: ignore[no-untyped-def]
+    """What the evidence around the events `index` (n,) adds up to at most, into `out` (n,); see `anomaly.evidence`.
+
+    total, number : (N + 1,), sums of what counts and of how many count; back, on : (W, N), how far each window reaches;
+    nodes : (counts, nodes + 1), evidence of so many events at means from 0 on, `per` of them in a nat; `straight` : the
+    nats from which on the higher node is the bound.
+    """
+    most = nodes.shape[1] - 1
+    for i in range(len(index)):
+        event, bound = index[i], 0.0
+        for window in range(len(back)):
+            first, last = event - back[window, event], event + on[window, event] + 1
+            count = number[last] - number[first]
+            if count < 1.0:
+                continue
+            place = min(max((total[last] - total[first]) / count * per, 0.0), float(most))
+            left = min(int(place), most - 1)
+            low, high = nodes[int(count), left], nodes[int(count), left + 1]
+            bound += high if high > straight else low + (place - left) * (high - low)
+        out[i] = bound * (1.0 + 1e-9) + 1e-9
+
+
+@compiled
 def _first_not_below(values, x, first, last):  # type: ignore[no-untyped-def]
     """Index of the first value that is not below x, from `first` to `last`; the last one if all are."""
     rest = last - first + 1
@@ -52,3 +104,42 @@ def _first_not_below(values, x, first, last):  # type: ignore[no-untyped-def]
         first += half if values[first + half - 1] < x else 0
         rest -= half
     return first
+
+
+@compiled
+def first_within(micros, offsets, window, most, out):  # type: ignore[no-untyped-def]
+    """First event of each one's sequence that is less than `window` microseconds older, of the last `most`, into `out`.
+
+    micros, out : (N,), not falling inside a sequence; offsets : (S + 1,), the borders of the sequences.
+    """
+    for sequence in range(len(offsets) - 1):
+        first = offsets[sequence]
+        for i in range(offsets[sequence], offsets[sequence + 1]):
+            while first < i and (micros[first] <= micros[i] - window or i - first >= most):
+                first += 1
+            out[i] = first
+
+
+@compiled
+def sum_windows(values, first, out):  # type: ignore[no-untyped-def]
+    """See `anomaly.features.window_sums`; all (N,). A stretch at a time, so that it stays in the processor's cache."""
+    start = 0
+    while start < len(values):
+        stop = min(start + STRETCH, len(values))
+        begin, longest = start, 1
+        for i in range(start, stop):
+            begin, longest = min(begin, first[i]), max(longest, i - first[i] + 1)
+        run = values[begin:stop].copy()
+        end = np.arange(start - begin, stop - begin)
+        for i in range(start, stop):
+            out[i] = 0.0
+        step = 1
+        while step <= longest:
+            for i in range(start, stop):
+                if (i - first[i] + 1) & step:
+                    out[i] += run[end[i - start]]
+                    end[i - start] -= step
+            for i in range(len(run) - 1, step - 1, -1):
+                run[i] += run[i - step]
+            step *= 2
+        start = stop

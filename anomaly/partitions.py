@@ -25,7 +25,7 @@ from anomaly.detector import Detector
 from anomaly.errors import InputError, ParameterError
 from anomaly.files import whole_file
 from anomaly.history import When, as_seconds
-from anomaly.ingest import BAD, INNER, Events, canonical, check_target, explained, notes_on, repeats, tally
+from anomaly.ingest import BAD, INNER, Events, canonical, check_target, explained, in_order, notes_on, repeats, tally
 from anomaly.models.abreast import give_back
 from anomaly.schema import Schema, check_columns
 from anomaly.sources import Part, open_parts
@@ -251,7 +251,7 @@ class Partitions:
         files = sorted((self.folder / BLOCKS / f"{number:05d}").glob("*.parquet"))
         if not files:
             return Events(self.schema, pl.DataFrame(), pl.DataFrame(), 0, ()), {}
-        good = pl.read_parquet(files).sort("entity", "time", "row")
+        good = in_order(pl.read_parquet(files))
         rows = good.height
         if self.schema.event_id is None:
             repeated = repeats(good, self.schema)
@@ -452,7 +452,7 @@ def sample_within(
         rows, refused = keeper.take(part, schema, starts[-1])
         starts.append(starts[-1] + rows)
         bad.append(refused)
-    good = keeper.events().sort("entity", "time", "row") if keeper.frames else None
+    good = in_order(keeper.events()) if keeper.frames else None
     if not keeper.history or good is None:
         raise InputError(f"none of the {starts[-1]:,} rows can be read, or none is before {until}")
     if not good.height:

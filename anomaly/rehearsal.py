@@ -14,8 +14,11 @@ gains much on some kinds and loses much on others is not taken.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -123,8 +126,10 @@ def choose(
         before = best
         for what, values in settings:
             others = [value for value in values if value != getattr(best, what)]
-            tried = [(value, precisions(replace(best, **{what: value}), copies, reference, fields)) for value in others]
-            measured = [(*gain(other, found), value, other) for value, other in tried]
+            changed = [replace(best, **{what: value}) for value in others]
+            with ThreadPoolExecutor(os.cpu_count()) as pool:
+                tried = list(pool.map(partial(precisions, copies=copies, reference=reference, fields=fields), changed))
+            measured = [(*gain(other, found), value, other) for value, other in zip(others, tried, strict=True)]
             if not measured:
                 continue
             more, error, value, other = max(measured, key=lambda one: one[0])

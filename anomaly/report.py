@@ -30,11 +30,10 @@ from anomaly import figures
 from anomaly.case_figures import case_figure, case_map
 from anomaly.casework import LIKENESS
 from anomaly.errors import ParameterError
-from anomaly.figures import one_in
 from anomaly.files import whole_file
 from anomaly.printing import needed_browser, write_pdf
 from anomaly.report_data import CaseTimeline, ReportData
-from anomaly.wording import NAME, SENTENCE, cells, cut, day, hours, local, plural, printable
+from anomaly.wording import NAME, SENTENCE, cells, cut, day, hours, local, one_in, plural, printable
 
 __all__ = ["CaseTimeline", "ReportData", "check_report", "render", "render_markdown", "write_report"]
 

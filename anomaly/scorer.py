@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from anomaly.calibration import TailCalibrator
 from anomaly.evidence import (
+    amid_strange_runs,
     combine_fields,
     field_nats,
     measure_dependence,
@@ -267,8 +268,11 @@ class Scorer:
         said = own, everybody(errors), fresh
         _, past = self._learn(said, sequences, held, held)
         judged = np.where(held, past.fresh, np.nan)
-        around = surroundings(sequences, judged, self.combination.scales, self.dependence_, itself=False)
-        normal = held & (around.max(axis=1, initial=0.0) <= BEYOND_DOUBT)
+        del past  # of all events, and another one is to come
+        scales = self.combination.scales
+        around = surroundings(sequences, judged, scales, self.dependence_, itself=False, among=held)
+        normal = held.copy()
+        normal[held] = around.max(axis=1, initial=0.0) <= BEYOND_DOUBT
         usual, past = self._learn(said, sequences, held, normal)
         return usual, normal, past
 
@@ -430,10 +434,7 @@ def suspects(
 
     The held-out slice holds fraud too; where the level of normal events matters, as in a rehearsal, it is left out.
     """
-    if not len(scales):
-        return np.zeros(len(surprise), dtype=bool)
-    worst = surroundings(sequences, np.where(held, surprise, np.nan), scales).sum(axis=1)
-    return np.asarray(held & (worst > np.quantile(worst[held], 1 - SUSPECT_SHARE)))
+    return amid_strange_runs(sequences, np.where(held, surprise, np.nan), scales, held, SUSPECT_SHARE)
 
 
 def _life(number: Float, pace: Float) -> Float:

@@ -11,13 +11,17 @@ fields, T steps, B rows of a batch, H hidden units, M mixture components.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
 from anomaly.errors import InputError
+from anomaly.loops import first_within
 
 # What is carried from event to event is bounded, however busy an entity: in a table as in a stream.
 MOST_RECENT = 1000  # events in any window, the present one included; of a busier entity the last so many
@@ -25,7 +29,7 @@ MOST_WAITING = 200  # events that wait out the quarantine; with more of them the
 MOST_VALUES = 300  # values of a category that an entity is known to have met; once so many, a new one is always new
 
 _MOST_KEPT = 8  # windows: those of the robust weights, to both sides
-_LARGEST_KEY = 4e18  # microseconds; a block of entities whose summed spans stay below this fits into int64
+_LONGEST = 2**61  # microseconds of a window; more would leave int64
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -59,7 +63,7 @@ class Sequences:
     numeric: NDArray[np.float32]
     category: NDArray[np.int32]
     row: NDArray[np.int64]
-    _found: dict[tuple[str, float], NDArray[np.int64]] = field(default_factory=dict, init=False, repr=False)
+    _found: dict[tuple[str, float], NDArray[np.uint16]] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
         n = len(self.time)
@@ -102,26 +106,44 @@ class Sequences:
 
     def lagged(self, seconds: float) -> NDArray[np.int64]:
         """Index of each event's first companion among the last `MOST_RECENT` younger than `seconds`; see `lagged`."""
-        return self._kept("lagged", seconds, lambda: lagged(self.time, self.offsets, seconds, MOST_RECENT))
+        return np.arange(len(self)) - self.reach("lagged", seconds)
 
     def leading(self, seconds: float) -> NDArray[np.int64]:
         """Index of each event's last companion that is less than `seconds` later; the mirror of `lagged`."""
-        last = len(self) - 1
-        backward = -self.time[::-1], last + 1 - self.offsets[::-1]
-        return self._kept("leading", seconds, lambda: last - lagged(*backward, seconds, MOST_RECENT)[::-1])
+        return np.arange(len(self)) + self.reach("leading", seconds)
 
-    def _kept(self, name: str, seconds: float, find: Callable[[], NDArray[np.int64]]) -> NDArray[np.int64]:
-        """Keep the last few answers: the same windows are asked for after each epoch, and in each trial."""
-        if (name, seconds) not in self._found:
-            while len(self._found) >= _MOST_KEPT:
-                del self._found[next(iter(self._found))]
-            self._found[name, seconds] = find()
-            self._found[name, seconds].setflags(write=False)
-        return self._found[name, seconds]
+    def reach(self, side: str, seconds: float) -> NDArray[np.uint16]:
+        """How many events a window of "lagged" or "leading" events reaches back or on, (N,), `MOST_RECENT` - 1 at most.
+
+        The last few answers are kept: the same windows are asked for after each epoch, and in each trial.
+        """
+        reach = self._found.get((side, seconds))
+        if reach is None:
+            time, offsets = self.time, self.offsets
+            if side == "leading":
+                time, offsets = -time[::-1], len(self) - offsets[::-1]
+            reach = (np.arange(len(self)) - lagged(time, offsets, seconds, MOST_RECENT)).astype(np.uint16)
+            reach = reach[::-1].copy() if side == "leading" else reach
+            for old in list(self._found)[: max(0, len(self._found) - _MOST_KEPT + 1)]:
+                self._found.pop(old, None)  # unless another thread was quicker
+            self._found[side, seconds] = reach
+        return reach
 
     def typical_gap(self, mask: NDArray[np.bool_]) -> float:
         """Median seconds from one event of an entity to the next one at a later time, those of `mask`; 0 if none."""
         return typical_gap(self.time, self.offsets, mask)
+
+    def stretch(self, first: int, last: int) -> Sequences:
+        """Return the whole sequences from event `first` up to event `last`; nothing is copied."""
+        begin, end = np.searchsorted(self.offsets, [first, last])
+        return Sequences(
+            entity=self.entity[begin:end],
+            offsets=self.offsets[begin : end + 1] - first,
+            time=self.time[first:last],
+            numeric=self.numeric[first:last],
+            category=self.category[first:last],
+            row=self.row[first:last],
+        )
 
     def take(self, which: NDArray[np.int64]) -> Sequences:
         """Return the sequences numbered `which`, whole and in that order."""
@@ -189,22 +211,37 @@ def lagged(
     """
     if not len(time):
         return np.zeros(0, dtype=np.int64)
-    micros = microseconds(time)
-    first, last = offsets[:-1], offsets[1:] - 1
-    span = micros[last] - micros[first] + 1
-    # One rising key over many sequences makes this a single search; blocks keep the key inside int64.
-    block = np.floor(np.cumsum(span.astype(np.float64)) / _LARGEST_KEY).astype(np.int64)
     lag = np.empty(len(time), dtype=np.int64)
-    for number in np.unique(block):
-        members = np.flatnonzero(block == number)
-        start, stop = offsets[members[0]], offsets[members[-1] + 1]
-        base = np.cumsum(span[members]) - span[members] - micros[first[members]]
-        key = micros[start:stop] + np.repeat(base, np.diff(offsets)[members])
-        lag[start:stop] = start + np.searchsorted(key, key - round(seconds * 1e6), side="right")
-    index = np.arange(len(time))
-    if most is not None:
-        lag = np.maximum(lag, index - (most - 1))
-    return np.minimum(np.maximum(lag, np.repeat(first, np.diff(offsets))), index)
+    window = min(round(seconds * 1e6), _LONGEST)
+    first_within(microseconds(time), np.asarray(offsets, dtype=np.int64), window, most or len(time), lag)
+    return lag
+
+
+def whole_sequences(offsets: NDArray[np.int64], events: int) -> list[tuple[int, int]]:
+    """First event and end of stretches of whole sequences, `events` long, more or less by less than a sequence.
+
+    Examples
+    --------
+    >>> whole_sequences(np.array([0, 3, 4, 9, 10]), 4)
+    [(0, 4), (4, 9), (9, 10)]
+    """
+    first = offsets[:-1]
+    borders = [*first[np.diff(first // events, prepend=-1) > 0].tolist(), int(offsets[-1])]
+    return list(pairwise(borders))
+
+
+def by_pieces(work: Callable[[int, int], None], pieces: Sequence[tuple[int, int]]) -> None:
+    """Do the work from the first event to the end of each piece, on several threads if there are several pieces.
+
+    For work in libraries that let other threads run. What is made for a piece only never takes much memory.
+    """
+    threads = min(len(pieces), os.cpu_count() or 1)
+    if threads < 2:
+        for piece in pieces:
+            work(*piece)
+        return
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(work, *zip(*pieces, strict=True)))
 
 
 def _require(holds: bool, name: str, expected: object, got: object) -> None:

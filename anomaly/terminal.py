@@ -13,8 +13,8 @@ from rich.text import Text
 from anomaly.alerts import number_text
 from anomaly.digest import money_field
 from anomaly.event_story import EventStory
-from anomaly.figures import one_in
 from anomaly.schema import Schema
+from anomaly.wording import one_in
 
 BAR = 30  # characters of a bar for the whole surprise
 LEAST_SHARE = 0.01  # of the surprise; parts below are told together

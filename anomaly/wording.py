@@ -7,8 +7,7 @@ from datetime import date, datetime
 
 import polars as pl
 
-from anomaly.figures import MONTHS, one_in
-
+MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 NAME, SENTENCE = 80, 240  # characters of a name and of a sentence before they are cut
 
 
@@ -83,3 +82,20 @@ def cells(column: pl.Series, zone: str) -> list[str]:
     if column.dtype == pl.List:
         return [cut("; ".join(map(str, v or ())), SENTENCE) for v in values]
     return [cut(v, SENTENCE if column.name == "reasons" else NAME) for v in values]
+
+
+def one_in(p: float) -> str:
+    """Write a probability as ``1 in n`` with two leading digits, in the words of `anomaly.alerts.sentence`.
+
+    >>> [one_in(p) for p in (1, 0.4, 0.011, 1 / 9321, 1 / 2_345_678, 1e-13, float("nan"))]
+    ['1 in 1', '1 in 2.5', '1 in 91', '1 in 9,300', '1 in 2.3 million', 'less than 1 in a trillion', '–']
+    """
+    if not p > 0:  # NaN too: no statement
+        return "–"
+    if p <= 1e-12:
+        return "less than 1 in a trillion"
+    n = float(f"{1 / p:.2g}")
+    for unit, word in ((1e9, "billion"), (1e6, "million")):
+        if n >= unit:
+            return f"1 in {n / unit:.3g} {word}"
+    return f"1 in {n:,.0f}" if n >= 10 else f"1 in {n:g}"

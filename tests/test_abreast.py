@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -53,6 +54,17 @@ def test_models_that_train_side_by_side_learn_what_they_learn_alone(history: His
         for name, values in alone.arrays().items():
             torch.testing.assert_close(model.arrays()[name], values, rtol=0, atol=0)
         np.testing.assert_array_equal(found[model.name], alone.errors(history.sequences))
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_a_long_history_is_judged_piece_by_piece(
+    history: History, monkeypatch: pytest.MonkeyPatch, masked: bool
+) -> None:
+    together, mask = fitted(history), history.valid if masked else None
+    monkeypatch.setattr(abreast, "PIECE", 200)
+    found = all_errors(together, history.sequences, mask)
+    for model in together:
+        np.testing.assert_allclose(found[model.name], model.errors(history.sequences, mask), rtol=1e-4, atol=1e-5)
 
 
 def test_each_model_writes_its_own_checkpoint(history: History, tmp_path: Path) -> None:
@@ -117,3 +129,35 @@ def test_a_run_that_is_to_stop_is_interrupted_at_its_next_step() -> None:
     stop.set()
     with pytest.raises(KeyboardInterrupt):
         progress.events(2, 2, 0.0)
+
+
+def test_more_works_than_threads_wait_for_their_turn() -> None:
+    names: set[str] = set()
+
+    def work(number: int) -> int:
+        names.add(threading.current_thread().name)
+        time.sleep(0.01)
+        return number
+
+    assert side_by_side([partial(work, number) for number in range(7)]) == list(range(7))
+    assert len(names) == 2
+
+
+def test_works_that_cannot_be_asked_to_stop_are_interrupted(monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[int] = []
+    interrupts = iter([KeyboardInterrupt()])
+    join = threading.Thread.join
+
+    def interrupted(self: threading.Thread, timeout: float | None = None) -> None:
+        for error in interrupts:
+            raise error
+        join(self, timeout)
+
+    def work() -> None:
+        time.sleep(0.05)
+        done.append(1)
+
+    monkeypatch.setattr(threading.Thread, "join", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        side_by_side([work] * 9)
+    assert len(done) < 9

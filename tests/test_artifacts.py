@@ -15,7 +15,16 @@ from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 
 from anomaly import artifacts
-from anomaly.artifacts import FORMAT, MANIFEST, Arrays, pack_text, read_artifact, unpack_text, write_artifact
+from anomaly.artifacts import (
+    FORMAT,
+    MANIFEST,
+    Arrays,
+    pack_text,
+    read_artifact,
+    read_schema,
+    unpack_text,
+    write_artifact,
+)
 from anomaly.detector import Detector
 from anomaly.errors import ArtifactError
 
@@ -50,6 +59,14 @@ def test_arrays_in_any_layout_come_back(tmp_path: Path) -> None:
         }
     }
     assert same_parts(read_artifact(write_artifact(tmp_path, {}, odd))[1], odd)
+
+
+def test_the_schema_is_read_alone(detector: Detector, tmp_path: Path) -> None:
+    assert read_schema(detector.save(tmp_path / "saved")) == detector.schema
+    other = write_artifact(tmp_path / "other", {"schema": {"time": 1}}, FIRST)
+    for folder in (other, write_artifact(tmp_path / "none", {}, FIRST)):
+        with pytest.raises(ArtifactError, match=r"manifest.json holds no schema .*Error\); fit again"):
+            read_schema(folder)
 
 
 def test_a_second_save_replaces_the_first_and_leaves_no_litter(tmp_path: Path) -> None:

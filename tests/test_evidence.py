@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import oracles
 import pytest
@@ -15,6 +17,7 @@ from anomaly.evidence import (
     GENTLE,
     LOUDEST,
     SOFT_THRESHOLD,
+    amid_strange_runs,
     combine_fields,
     field_nats,
     rank_surprise,
@@ -144,6 +147,39 @@ def test_long_arrays_are_summed_up_like_short_ones(monkeypatch: pytest.MonkeyPat
     number = draw.integers(0, 50, (101, 4)).astype(np.float64)
     sums = number * draw.uniform(0.5, 3.0, number.shape)
     expected = window_evidence(number, sums, 1.5)
-    monkeypatch.setattr(evidence, "LEAST_FOR_A_THREAD", 10)
+    monkeypatch.setattr(evidence, "PIECE", 10)
     monkeypatch.setattr("os.cpu_count", lambda: 3)
     np.testing.assert_array_equal(window_evidence(number, sums, 1.5), expected)
+
+
+@given(
+    drawn_histories, drawn_surprises, st.lists(st.booleans(), min_size=48, max_size=48), st.sampled_from([0.03, 0.3])
+)
+def test_the_strangest_runs_are_those_of_the_strangest_surroundings(
+    times: list[list[float]], drawn: list[float], chosen: list[bool], share: float
+) -> None:
+    sequences, scales = sequences_of(times), [3600.0, 86_400.0]
+    surprise, among = np.array(drawn[: len(sequences)]), np.array(chosen[: len(sequences)])
+    found = amid_strange_runs(sequences, surprise, scales, among, share)
+    assert_same_as_by_looking_at_all(found, sequences, surprise, scales, among, share)
+
+
+def test_the_strangest_runs_are_found_among_many_events_and_far_out() -> None:
+    draw = np.random.default_rng(4)
+    sequences = sequences_of([np.sort(draw.uniform(0, 1e6, events)).tolist() for events in (900, 3000, 40)])
+    surprise = draw.exponential(size=len(sequences)) + 7.0 * (draw.random(len(sequences)) < 0.02)
+    surprise[1200:1700] = LOUDEST  # thousands of nats, where evidence is no longer convex
+    among = draw.random(len(sequences)) < 0.8
+    for scales in ([1e3, 1e4, 3e5], []):
+        found = amid_strange_runs(sequences, surprise, scales, among, 0.1)
+        assert_same_as_by_looking_at_all(found, sequences, surprise, scales, among, 0.1)
+
+
+def assert_same_as_by_looking_at_all(
+    found: Any, sequences: Any, surprise: Any, scales: list[float], among: Any, share: float
+) -> None:
+    worst = surroundings(sequences, surprise, scales).sum(axis=1)
+    limit = np.quantile(worst[among], 1 - share) if among.any() else np.inf
+    np.testing.assert_array_equal(found, among & (worst > limit))
+    some = surroundings(sequences, surprise, scales, among=among).sum(axis=1)
+    np.testing.assert_array_equal(some, worst[among])

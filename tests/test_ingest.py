@@ -8,11 +8,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 import pytest
+from polars.testing import assert_frame_equal
 
 from anomaly.errors import InputError, ParameterError, SchemaError
-from anomaly.ingest import Events, check_target, read_events, read_labels, write_table
+from anomaly.ingest import Events, check_target, in_order, read_events, read_labels, write_table
 from anomaly.schema import NumericField, Place, Schema
 
 SCHEMA = Schema(
@@ -183,6 +185,17 @@ def test_rows_are_sorted_and_equal_times_keep_their_order() -> None:
     rows = [{"card": "b"}, {"at": "2024-05-01 09:00"}, {"amount": "3"}, {"amount": "1"}, {"amount": "2"}]
     events = check(read_events(table(*rows), SCHEMA))
     assert events.frame["row"].to_list() == [1, 2, 3, 4, 0]
+
+
+@pytest.mark.parametrize("entities", [1, 3, 300])
+def test_events_come_in_the_order_of_entity_time_and_row(entities: int) -> None:
+    draw = np.random.default_rng(entities)
+    names = [f"{number}ä" for number in draw.integers(0, entities, 400)]
+    row = draw.permutation(400)
+    events = pl.DataFrame({"entity": names, "time": draw.integers(-3, 3, 400).astype(float), "row": row})
+    pieces = pl.concat([events[:7], events[7:]], rechunk=False)
+    for given in (events, pieces, events.head(0)):
+        assert_frame_equal(in_order(given), given.sort("entity", "time", "row"))
 
 
 def test_of_duplicate_ids_the_first_accepted_one_stays() -> None:

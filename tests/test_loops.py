@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from anomaly.compiling import compiled
-from anomaly.loops import interpolate_tail
+from anomaly.loops import STRETCH, interpolate_tail, rank_all, sum_windows
 
 
 def plain(values: list[float], at: list[float], level: list[float], x: float) -> float:
@@ -35,6 +35,28 @@ def test_each_value_finds_its_place(values: list[float], x: list[float]) -> None
     found = np.empty(len(asked))
     interpolate_tail(np.array(values), np.array(at), np.array(level), np.array(asked), found)
     assert found.tolist() == [plain(values, at, level, one) for one in asked]
+
+
+@given(
+    st.lists(st.floats(-100, 100), min_size=1, max_size=300),
+    st.lists(st.floats(-120, 120), max_size=60),
+)
+def test_as_many_lie_below_as_a_search_finds(values: list[float], x: list[float]) -> None:
+    rising, asked = np.sort(values), np.array([*x, *values, np.inf, -np.inf])
+    found = np.empty(len(asked), dtype=np.int64)
+    rank_all(rising, asked, found)
+    np.testing.assert_array_equal(found, np.searchsorted(rising, asked, side="left"))
+
+
+@pytest.mark.parametrize("longest", [1, 40, 900])
+def test_windows_are_summed_over_the_borders_of_stretches(longest: int) -> None:
+    draw = np.random.default_rng(longest)
+    values = draw.integers(0, 1000, STRETCH + 3000).astype(np.float64)  # whole numbers: any order gives the same sum
+    first = np.maximum(np.arange(len(values)) - draw.integers(0, longest, len(values)), 0)
+    found = np.empty(len(values))
+    sum_windows(values, first, found)
+    total = np.concatenate([[0.0], np.cumsum(values)])
+    np.testing.assert_array_equal(found, total[1:] - total[first])
 
 
 def test_nothing_is_said_of_nothing() -> None:

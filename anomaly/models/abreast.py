@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import ctypes
 import threading
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -21,12 +22,12 @@ from numpy.typing import NDArray
 
 from anomaly.features import Column
 from anomaly.models.base import SequenceModel
-from anomaly.models.batches import Table
 from anomaly.models.training import Mask, Progress
 from anomaly.progress import TrainingBar
-from anomaly.sequences import Sequences
+from anomaly.sequences import Sequences, whole_sequences
 
 Result = TypeVar("Result")
+PIECE = 65_536  # events judged at a time, about
 ENOUGH_EVENTS = 10_000  # with fewer the work is over before threads would pay
 
 
@@ -83,27 +84,48 @@ def fit_all(
 
     with TrainingBar.all([model.name for model in models], show=show) as bars:
         works = [partial(fit, model, bar) for model, bar in zip(models, bars, strict=True)]
-        side_by_side(works, stop, parallel=_pays(table))
+        side_by_side(works, stop, parallel=pays(models[0].device_, len(sequences)))
 
 
 def all_errors(
     models: Sequence[SequenceModel], sequences: Sequences, mask: Mask | None = None
 ) -> dict[str, NDArray[np.float32]]:
-    """`SequenceModel.errors` of models of the same quarantine, by name, (N, K) each."""
-    table = models[0].table(sequences)
-    found = side_by_side([partial(model.errors, sequences, mask, table) for model in models], parallel=_pays(table))
-    return dict(zip((model.name for model in models), found, strict=True))
+    """`SequenceModel.errors` of models of the same quarantine, by name, (N, K) each.
+
+    A long history is judged piece by piece, so that no table of all events is needed; a short one model by model.
+    """
+    parallel = pays(models[0].device_, len(sequences))
+    pieces = whole_sequences(sequences.offsets, PIECE)
+    if len(pieces) < 2:
+        table = models[0].table(sequences)
+        each = side_by_side([partial(model.errors, sequences, mask, table) for model in models], parallel=parallel)
+        return dict(zip((model.name for model in models), each, strict=True))
+    found = {model.name: np.full((len(sequences), len(model.fields)), np.nan, dtype=np.float32) for model in models}
+
+    def judge(first: int, last: int) -> None:
+        part = sequences.stretch(first, last)
+        chosen = None if mask is None else mask[first:last]
+        table = models[0].table(part)
+        for model in models:
+            found[model.name][first:last] = model.errors(part, chosen, table)
+
+    works = [partial(judge, *piece) for piece in pieces if mask is None or mask[slice(*piece)].any()]
+    side_by_side(works, parallel=parallel)
+    return found
 
 
-def _pays(table: Table) -> bool:
-    """Tell whether there are several threads of a processor, and enough events."""
-    return table.numeric.device.type == "cpu" and len(table.numeric) >= ENOUGH_EVENTS and torch.get_num_threads() > 1
+def pays(device: torch.device, events: int) -> bool:
+    """Tell whether works are better done side by side: on several threads of a processor, and for enough events."""
+    return device.type == "cpu" and events >= ENOUGH_EVENTS and torch.get_num_threads() > 1
 
 
 def side_by_side(
     works: Sequence[Callable[[], Result]], stop: threading.Event | None = None, *, parallel: bool = True
 ) -> list[Result]:
-    """Results of the works, in their order; Ctrl-C sets `stop`, and waits until they have stopped.
+    """Results of the works, in their order, by as many threads as torch has.
+
+    Ctrl-C sets `stop`, and waits until those that have begun are over. Works that are given a `stop` of their own look
+    at it, and end well; other ones are interrupted.
 
     Raises
     ------
@@ -112,26 +134,32 @@ def side_by_side(
     """
     if not parallel or len(works) < 2:
         return [work() for work in works]
-    stop = stop or threading.Event()
+    asked, stop = stop is not None, stop or threading.Event()
     found: list[Any] = [None] * len(works)
     failed: list[BaseException] = []
+    waiting = deque(range(len(works)))
 
-    def run(at: int, threads: int) -> None:
+    def run(threads: int) -> None:
         torch.set_num_threads(threads)
-        try:
-            found[at] = works[at]()
-        except BaseException as error:  # raised anew below
-            failed.append(error)
-            stop.set()
+        while waiting and not stop.is_set():
+            with suppress(IndexError):  # another thread was quicker
+                at = waiting.popleft()
+                try:
+                    found[at] = works[at]()
+                except BaseException as error:  # raised anew below
+                    failed.append(error)
+                    stop.set()
 
-    with _share(len(works)) as threads:
-        running = [threading.Thread(target=run, args=(at, threads), daemon=True) for at in range(len(works))]
+    with _share(len(works)) as (workers, threads):
+        running = [threading.Thread(target=run, args=(threads,), daemon=True) for _ in range(workers)]
         for thread in running:
             thread.start()
         _wait(running, stop)
     give_back()
     if failed:
         raise failed[0]
+    if waiting or (stop.is_set() and not asked):
+        raise KeyboardInterrupt
     return found
 
 
@@ -152,11 +180,12 @@ def _wait(running: Sequence[threading.Thread], stop: threading.Event) -> None:
 
 
 @contextmanager
-def _share(works: int) -> Any:
-    """Threads of torch for each of so many works; all are the caller's again afterwards."""
+def _share(works: int) -> Iterator[tuple[int, int]]:
+    """How many threads share the works, and how many of torch's each has; all are the caller's again afterwards."""
     before = torch.get_num_threads()
-    torch.set_num_threads(max(1, before // works))
+    workers = min(works, before)
+    torch.set_num_threads(before // workers)
     try:
-        yield torch.get_num_threads()
+        yield workers, before // workers
     finally:
         torch.set_num_threads(before)

@@ -125,10 +125,14 @@ class SequenceModel:
         """The K scored fields, in the order of the columns of `errors`."""
         return self._network().fields
 
+    @property
+    def device_(self) -> torch.device:
+        """Where the network is."""
+        return next(self._network().parameters()).device
+
     def table(self, sequences: Sequences) -> Table:
         """Tensors of `sequences` for this model, on its device."""
-        device = next(self._network().parameters()).device
-        return Table.of(sequences, self.quarantine, averaged(self.numeric_), device)
+        return Table.of(sequences, self.quarantine, averaged(self.numeric_), self.device_)
 
     @torch.inference_mode()
     def errors(self, sequences: Sequences, mask: Mask | None = None, table: Table | None = None) -> NDArray[np.float32]:

@@ -24,7 +24,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from anomaly.errors import ArtifactError, ParameterError
-from anomaly.evidence import combine_fields, rank_surprise, surroundings
+from anomaly.evidence import amid_strange_runs, combine_fields, rank_surprise
 from anomaly.models import gathers
 from anomaly.models.batches import Events, Plan, Table
 from anomaly.models.cells import Memory, Reader
@@ -271,9 +271,8 @@ class Trainer:
             return
         fields = self.network.fields
         surprise = rank_surprise(combine_fields(errors, fields.evidence_weight, fields.pairs))
-        evidence = surroundings(self.sequences, surprise, self.scales).sum(axis=1)
-        limit = np.quantile(evidence[self.train], 1 - self.training.drop_share)
-        self.weight = (self.train & (evidence <= limit)).astype(np.float32)
+        strange = amid_strange_runs(self.sequences, surprise, self.scales, self.train, self.training.drop_share)
+        self.weight = (self.train & ~strange).astype(np.float32)
 
     def _fingerprint(self) -> str:
         history = self.sequences

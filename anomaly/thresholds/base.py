@@ -8,8 +8,8 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any, ClassVar, Self
 
 import numpy as np
+import scipy
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
 
 from anomaly.errors import ArtifactError, NotFittedError, ParameterError
 from anomaly.thresholds.cases import Bools, Floats, Integers, check_cooldown, checked_p
@@ -289,5 +289,5 @@ def _interval(daily: NDArray[np.floating[Any]]) -> tuple[float, float]:
     if mean == 0:
         return 0.0, 3.0 / daily.size
     variance = max(mean, float(daily.var(ddof=1)) if daily.size > 1 else mean) * (1.0 + 1.0 / daily.size)
-    law = stats.nbinom(mean**2 / (variance - mean), mean / variance)
+    law = scipy.stats.nbinom(mean**2 / (variance - mean), mean / variance)
     return float(law.ppf(0.5 - COVERAGE / 2)), float(law.ppf(0.5 + COVERAGE / 2))
