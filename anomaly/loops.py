@@ -73,6 +73,29 @@ def rank_all(values, x, out):  # type: ignore[no-untyped-def]
 
 
 @compiled
+def add_fields(surprise, weight, pairs, soft_threshold, gentle, far, out):  # type: ignore[no-untyped-def]
+    """Weighted sums (N,) over the fields of each event, (N, K), into `out`; see `anomaly.evidence.combine_fields`."""
+    nats = np.empty(len(weight))
+    for i in range(len(surprise)):
+        known, beyond = 0, 0
+        for k in range(len(weight)):
+            one = float(surprise[i, k])
+            known += one == one
+            nats[k] = one if one == one else 0.0
+            beyond += nats[k] > far
+        for k in range(len(weight) if beyond else 0):
+            if nats[k] > far:
+                nats[k] = far + np.log1p(min(nats[k], 1e30) - far)
+        for at in range(len(pairs)):
+            first, second = pairs[at, 0], pairs[at, 1]
+            nats[second if nats[first] >= nats[second] else first] = 0.0
+        total = 0.0
+        for k in range(len(weight)):
+            total += weight[k] * (max(nats[k] - soft_threshold, 0.0) + gentle * nats[k])
+        out[i] = total if known else np.nan
+
+
+@compiled
 def bound_runs(index, total, number, back, on, nodes, per, straight, out):  # type: ignore[no-untyped-def]
     """What the evidence around the events `index` (n,) adds up to at most, into `out` (n,); see `anomaly.evidence`.
 
