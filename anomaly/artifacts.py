@@ -102,8 +102,9 @@ def read_manifest(folder: Path | str) -> dict[str, Any]:
 
 def read_schema(folder: Path | str) -> Schema:
     """Read the schema of a saved detector alone; errors as of `read_artifact`."""
+    manifest = read_manifest(folder)
     try:
-        return Schema.model_validate(read_manifest(folder)["schema"])
+        return Schema.model_validate(manifest["schema"])
     except (KeyError, ValueError) as error:
         path, kind = Path(folder) / MANIFEST, type(error).__name__
         raise ArtifactError(f"load: {path} holds no schema of a detector ({kind}); fit again") from None

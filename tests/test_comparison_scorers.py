@@ -82,7 +82,7 @@ def test_the_head_starts_as_the_detector(world: tuple[pl.DataFrame, pl.DataFrame
     few, truth = made.with_known(2, seed=0), made.fraud[made.scored]
     once = Scorers(schema=SIMULATED_SCHEMA, hidden=8, epochs=1, seed=0)
     started, scratch = (once.head(name, few, detector).score for name in ("head_pretrained", "head"))
-    assert average_precision(started, truth) > 0.9 * average_precision(without.score, truth)
+    assert average_precision(started, truth) > 0.8 * average_precision(without.score, truth)
     alike, unlike = (spearmanr(score, without.score).statistic for score in (started, scratch))
     assert alike > 0.8 > 0.5 > unlike
     np.testing.assert_array_equal(made.judged.surprise[made.scored], without.score)
