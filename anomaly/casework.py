@@ -71,6 +71,8 @@ def similar_events(history: pl.DataFrame, peak: int, before: int, schema: Schema
         _add(total, weight, np.abs(values[:before] - values[peak]) / (np.nanmax(values) - np.nanmin(values) or 1.0))
     for name in schema.categorical:
         texts = history[f"c:{name}"]
+        if texts[peak] is None:  # like no value, and unlike none
+            continue
         _add(total, weight, (texts[:before] != texts[peak]).cast(pl.Float64).fill_null(float("nan")).to_numpy())
     hour = np.mod(history["clock"].to_numpy(), 86_400.0) / 3600.0
     apart = np.abs(hour[:before] - hour[peak])

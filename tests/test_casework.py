@@ -43,6 +43,12 @@ def test_the_first_event_of_an_entity_is_like_none() -> None:
     assert similar_events(past, 1, 1, SCHEMA).height == 1
 
 
+def test_a_missing_category_says_nothing_of_likeness() -> None:
+    past = history([(0, 5.0, "x"), (24 * HOUR, 6.0, None), (48 * HOUR, 6.0, None)])
+    found = similar_events(past, 2, 2, SCHEMA)
+    assert found[LIKENESS].to_list() == [1.0, 0.5]  # by amount and hour alone: equal in both, and in the hour
+
+
 def test_familiarity_looks_at_earlier_events_only() -> None:
     shops = ["x", "x", "y", "x", "x", "x", "x", "x", "x", "y", None, "z"]
     past = history([(HOUR * at, 1.0, shop) for at, shop in enumerate(shops)])
