@@ -8,10 +8,6 @@ pushes the first N events of a table in the order of time, and measures the seco
 
 from __future__ import annotations
 
-import os
-
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # before numpy: a product of one vector is no work for two threads
-
 import argparse
 import json
 import time
