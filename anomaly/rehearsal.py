@@ -7,9 +7,9 @@ trained or calibrated on them.
 A combination is judged by the average precision with which it ranks the planted events, for each kind apart, among
 genuine ones as rare as fraud is: the held-out events, and those that the victims make during and after the fraud, which
 suffer for the evidence that it leaves. The choice is cautious, since planted frauds are not the real ones: what they
-prefer is taken only if it gains two standard errors and `LEAST_GAIN`. Otherwise the default stays. The standard error
-is over the kinds: which will come, and how many of each, nobody knows, so they are a sample of what may come. What
-gains much on some kinds and loses much on others is not taken.
+prefer is taken only if it gains `LEAST_GAIN`, two standard errors over the episodes, and one over the kinds. Which
+kinds will come, and how many of each, nobody knows, so they are a sample of what may come: what gains much on some of
+them and loses as much on others is not taken. Otherwise the default stays.
 """
 
 from __future__ import annotations
@@ -231,15 +231,16 @@ def _mean(found: Float) -> float:
 def gain(found: Float, before: Float) -> tuple[float, float]:
     """How much more is found than before, the mean over the kinds, and its standard error.
 
-    The larger of two errors: over the kinds, as if they were drawn from all that may come, and over the episodes of
-    these kinds, paired.
+    The larger of two: that over the episodes of these kinds, paired; and half of that over the kinds, as if they were
+    drawn from all that may come, so that one of it is enough where two of the other are asked for (the rule of one
+    standard error, Breiman et al. 1984).
     """
     difference = found - before
     count = np.isfinite(difference).sum(axis=1)
     by_kind = np.nanmean(difference, axis=1)
     episodes = (np.nanvar(difference, axis=1) / np.maximum(count, 1)).sum() / len(found) ** 2
     kinds = by_kind.var(ddof=1) / len(found) if len(found) > 1 else 0.0
-    return float(by_kind.mean()), float(np.sqrt(max(episodes, kinds)))
+    return float(by_kind.mean()), float(np.sqrt(max(episodes, kinds / 4)))
 
 
 def caution(standard_error: float) -> float:

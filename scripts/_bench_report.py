@@ -441,7 +441,8 @@ on frauds planted into the held-out history, which needs no labels, and so can b
 given the categories of its event:"""
 CHOICES = """What a rehearsal would prefer, held against the truth: gains on planted frauds and true gains of each value
 that it may choose, mean of the simulations where this was measured. Their rank correlation is {correlation:.2f}. A
-change is taken only for a planted gain beyond {least:g} and two standard errors:"""
+change is taken only for a planted gain beyond {least:g}, two standard errors over the
+episodes and one over the kinds:"""
 AFAR = """Begun far from good, without the past, with large amounts first and every field alike, a rehearsal leads from
 a true AP of {before_ap:.3f} (planted {before_planted:.3f}) to {after_ap:.3f} (planted {after_planted:.3f}), without
 a label."""

@@ -149,9 +149,10 @@ def test_a_gain_on_some_kinds_that_others_pay_for_is_doubtful() -> None:
     before = np.zeros((4, 50))
     even, uneven = np.full((4, 50), 0.1), np.array([0.5, 0.4, -0.3, -0.2])[:, None] + before
     assert gain(even, before) == pytest.approx((0.1, 0.0))
+    assert gain(even, before)[0] > caution(gain(even, before)[1])
     more, error = gain(uneven, before)
     assert more == pytest.approx(0.1)
-    assert error == pytest.approx(np.std([0.5, 0.4, -0.3, -0.2], ddof=1) / 2)
+    assert caution(error) == pytest.approx(np.std([0.5, 0.4, -0.3, -0.2], ddof=1) / 2)  # over four kinds
     assert more < caution(error)
     draw = np.random.default_rng(0).normal(0.1, 1.0, (4, 50))  # where the episodes differ more than the kinds
     assert gain(draw, before)[1] >= np.sqrt((draw.var(axis=1) / 50).sum()) / 4 * (1 - 1e-9)
