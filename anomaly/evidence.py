@@ -23,14 +23,14 @@ Mask = NDArray[np.bool_]
 SOFT_THRESHOLD = float(np.log(20.0))  # a field says something once its own p-value is below 1 in 20
 FAR = 30.0  # beyond e^-30 no model knows its own tail: such surprises keep their order, but not their size
 GENTLE = 0.1  # weight of all the rest, so that events without a strange field keep an order
-NO_PAIRS: NDArray[np.int64] = np.zeros((0, 2), dtype=np.int64)
+NO_PAIRS: Int = np.zeros((0, 2), dtype=np.int64)
 PIECE = 32_768  # events at a time, where each takes long and several threads share the work
 LOUDEST = 7.0  # nats that one event adds to evidence at most: 1 in 1,100; a run is more than one event
 NODES = 64  # of a bound on evidence, for each number of events
 STRAIGHT = 600.0  # nats up to which evidence is convex: further out another formula goes on
 
 
-def combine_fields(surprise: NDArray[np.floating[Any]], weight: Float, pairs: NDArray[np.int64] = NO_PAIRS) -> Float:
+def combine_fields(surprise: NDArray[np.floating[Any]], weight: Float, pairs: Int = NO_PAIRS) -> Float:
     """One statistic per event from the surprises of its fields; higher = stranger.
 
     Soft-thresholded Fisher sum (TFisher, Zhang, Tong, Landers and Wu 2020): what each field exceeds `SOFT_THRESHOLD`
@@ -56,7 +56,7 @@ def combine_fields(surprise: NDArray[np.floating[Any]], weight: Float, pairs: ND
     return total
 
 
-def field_nats(surprise: NDArray[np.floating[Any]], pairs: NDArray[np.int64] = NO_PAIRS) -> Float:
+def field_nats(surprise: NDArray[np.floating[Any]], pairs: Int = NO_PAIRS) -> Float:
     """What each field says before it is weighed, (N, K); NaN says 0.
 
     Of the two fields of each pair, (P, 2), which judge the same number in two ways, the louder one speaks alone: their

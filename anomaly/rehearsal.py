@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anomaly.features import Column
-from anomaly.scorer import NEVER, Combination, Errors, Said, Scorer
+from anomaly.scorer import NEVER, Combination, Errors, Scorer
 from anomaly.sequences import Sequences
 
 Float = NDArray[np.float64]
@@ -114,8 +114,6 @@ def choose(
     trials : list of dict
         ``what``, ``value``, ``precision``, ``gain``, ``standard_error``, ``taken``.
     """
-    copies = replace(copies, errors=Said(copies.errors))
-    reference = replace(reference, errors=Said(reference.errors))
     best, found = start, precisions(start, copies, reference, fields)
     trials = [_trial("start", "", _mean(found), 0.0, 0.0, taken=True)]
     settings: list[tuple[str, Sequence[Any]]] = [
@@ -240,7 +238,7 @@ def gain(found: Float, before: Float) -> tuple[float, float]:
     by_kind = np.nanmean(difference, axis=1)
     episodes = (np.nanvar(difference, axis=1) / np.maximum(count, 1)).sum() / len(found) ** 2
     kinds = by_kind.var(ddof=1) / len(found) if len(found) > 1 else 0.0
-    return float(by_kind.mean()), float(np.sqrt(max(episodes, kinds / 4)))
+    return float(by_kind.mean()), float(np.sqrt(max(episodes, kinds / STANDARD_ERRORS**2)))
 
 
 def caution(standard_error: float) -> float:

@@ -49,21 +49,6 @@ GROUPS = 3  # of events by the pace of their entity, and as many by how busy it 
 GROUP_PSEUDO_EVENTS = 1000.0  # held-out events at which a group speaks for itself as loud as the population
 
 
-class Said(dict[str, NDArray[np.float32]]):
-    """Errors that are weighed again and again, as in a rehearsal: what each field says is worked out once."""
-
-    def __init__(self, errors: Errors) -> None:
-        super().__init__(errors)
-        self._nats: dict[str, tuple[Float, NDArray[np.bool_]]] = {}
-
-    def nats(self, name: str, columns: Sequence[Column]) -> tuple[Float, NDArray[np.bool_]]:
-        """Nats of the fields of a model, (N, K), and the events of which it says nothing, (N,)."""
-        if name not in self._nats:
-            said = field_nats(self[name], judged_twice(columns))
-            self._nats[name] = said, np.asarray(np.isnan(self[name]).all(axis=1))
-        return self._nats[name]
-
-
 @dataclass(frozen=True, kw_only=True)
 class Combination:
     """What counts how much: all that a rehearsal may choose (see `anomaly.rehearsal`).
@@ -114,11 +99,7 @@ class Combination:
             weights = self.field_weights(columns)
             if fresh:
                 weights = np.where([column.cumulative for column in columns], 0.0, weights)
-            if isinstance(errors, Said):
-                nats, silent = errors.nats(name, columns)
-                said = np.where(silent, np.nan, nats @ weights)
-            else:
-                said = combine_fields(errors[name], weights, judged_twice(columns))
+            said = combine_fields(errors[name], weights, judged_twice(columns))
             parts.append(self.model_weight(name) * said)
         every: Float = np.stack(parts)
         return np.asarray(np.where(np.isnan(every).all(axis=0), np.nan, np.nan_to_num(every).sum(axis=0)))
