@@ -32,14 +32,22 @@ from numpy.typing import NDArray
 from anomaly.errors import NotFittedError, ParameterError, SchemaError
 from anomaly.loops import sum_windows
 from anomaly.schema import Schema
-from anomaly.sequences import MOST_RECENT, MOST_VALUES, Sequences, by_pieces, lagged, microseconds, whole_sequences
+from anomaly.sequences import (
+    MOST_RECENT,
+    MOST_VALUES,
+    PIECE,
+    Sequences,
+    by_pieces,
+    lagged,
+    microseconds,
+    whole_sequences,
+)
 
 WINDOWS: Mapping[str, int] = {"1h": 3600, "24h": 86400, "7d": 604800}
 EARTH_RADIUS_KM = 6371.0088
 SHORTEST_TRIP_SECONDS = 60.0  # two places in the same second are not an infinite speed
 LARGEST_AMOUNT = 1e300  # as much of an amount enters a sum, so that no sum is infinite
 FARTHEST = 1e4  # encoded numbers lie within this: a marker like 1.8e308 is no infinity, and 0.01 still counts
-PIECE = 65_536  # events encoded at a time, about
 CIRCLES: Mapping[str, float] = {"hour": 86400.0, "weekday": 604800.0}
 MONDAY = 4 * 86400.0  # 1970-01-05, the first Monday of the epoch
 GIVEN = "given:"  # before the name of a number that is judged given the categories of its own event

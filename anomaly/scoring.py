@@ -16,12 +16,12 @@ import polars as pl
 from numpy.typing import NDArray
 
 from anomaly.features import Encoder, entity_offsets
-from anomaly.models.abreast import PIECE, pays, side_by_side
+from anomaly.models.abreast import pays, side_by_side
 from anomaly.models.base import SequenceModel
 from anomaly.schema import Schema
 from anomaly.score_table import score_columns, score_table, statuses
 from anomaly.scorer import Errors, Scorer
-from anomaly.sequences import Sequences, whole_sequences
+from anomaly.sequences import PIECE, Sequences, whole_sequences
 
 Float = NDArray[np.float64]
 Mask = NDArray[np.bool_]

@@ -24,6 +24,7 @@ from anomaly.errors import InputError
 from anomaly.loops import first_within
 
 # What is carried from event to event is bounded, however busy an entity: in a table as in a stream.
+PIECE = 65_536  # events worked on at a time, about; of one size everywhere: a piece that is cut again stays whole
 MOST_RECENT = 1000  # events in any window, the present one included; of a busier entity the last so many
 MOST_WAITING = 200  # events that wait out the quarantine; with more of them the oldest enters the memory early
 MOST_VALUES = 300  # values of a category that an entity is known to have met; once so many, a new one is always new

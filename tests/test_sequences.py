@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from anomaly.errors import InputError
-from anomaly.sequences import Sequences, lagged, microseconds
+from anomaly.sequences import Sequences, lagged, microseconds, whole_sequences
 
 YEAR = 365.25 * 86_400
 
@@ -158,3 +158,14 @@ def test_microseconds_are_rounded_not_cut() -> None:
         1_700_000_000_000_001,
         -1,
     ]
+
+
+@pytest.mark.parametrize("events", [1, 5, 64])
+def test_a_piece_that_is_cut_again_stays_whole(events: int) -> None:
+    """So that a thread which works on a piece starts no threads of its own."""
+    offsets = np.cumsum([0, *np.random.default_rng(0).integers(1, 20, 300)])
+    pieces = whole_sequences(offsets, events)
+    assert len(pieces) > 10 and [pieces[0][0], pieces[-1][1]] == [0, offsets[-1]]
+    for first, last in pieces:
+        inside = offsets[(offsets >= first) & (offsets <= last)]
+        assert whole_sequences(inside - first, events) == [(0, last - first)]

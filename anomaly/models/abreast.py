@@ -24,10 +24,9 @@ from anomaly.features import Column
 from anomaly.models.base import SequenceModel
 from anomaly.models.training import Mask, Progress
 from anomaly.progress import TrainingBar
-from anomaly.sequences import Sequences, whole_sequences
+from anomaly.sequences import PIECE, Sequences, whole_sequences
 
 Result = TypeVar("Result")
-PIECE = 65_536  # events judged at a time, about
 ENOUGH_EVENTS = 10_000  # with fewer the work is over before threads would pay
 
 
