@@ -32,14 +32,14 @@ Float = NDArray[np.float64]
 Bool = NDArray[np.bool_]
 
 SCALE_GAPS: Mapping[str, tuple[float, ...]] = {
-    "short": (1, 3, 10, 30),
-    "usual": (3, 10, 30, 100),
-    "long": (10, 30, 100, 300),
+    "short": (0.1, 0.3, 1, 3, 10, 30),
+    "usual": (0.3, 1, 3, 10, 30, 100),
+    "long": (1, 3, 10, 30, 100, 300),
 }
 """Time scales of the evidence, in typical gaps between two events of an entity."""
 CANDIDATES: Mapping[str, tuple[float, ...]] = {
     "ceiling": (0.0, 1.0, 2.0, 3.0, 4.0, 6.0, 8.0),
-    "evidence": (0.25, 0.5, 1.0),
+    "evidence": (0.2, 0.35, 0.7),
     "population": (0.0, 1.0, 2.0, 3.0, NEVER),
     "autoencoder": (0.0, 0.3, 1.0),
     "other": (0.1, 0.3, 0.6, 1.0),
