@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 
 from anomaly.alerts import duration_text
 from anomaly.errors import InputError
-from anomaly.evidence import SOFT_THRESHOLD, recent_sums, window_evidence
+from anomaly.evidence import UNUSUAL, recent_sums, window_evidence
 from anomaly.features import Encoder, entity_offsets
 from anomaly.scorer import LN_10, POPULATION, Errors, Scorer
 from anomaly.sequences import Sequences
@@ -205,7 +205,7 @@ def _long(row: NDArray[np.int64], detector: str, names: Sequence[str], share: Fl
 def _windows(
     sequences: Sequences, fresh: Float, chosen: Mask, scales: Sequence[float], number: Float, part: Float
 ) -> pl.DataFrame:
-    loud = np.concatenate([[0], np.cumsum(np.nan_to_num(fresh) >= SOFT_THRESHOLD)])
+    loud = np.concatenate([[0], np.cumsum(np.nan_to_num(fresh) >= UNUSUAL)])
     at = np.flatnonzero(chosen)
     frames = [pl.DataFrame(schema=WINDOWS)]
     for which, seconds in enumerate(scales):

@@ -20,7 +20,8 @@ from anomaly.sequences import Sequences, by_pieces
 Float = NDArray[np.float64]
 Int = NDArray[np.int64]
 Mask = NDArray[np.bool_]
-SOFT_THRESHOLD = float(np.log(20.0))  # a field says something once its own p-value is below 1 in 20
+SOFT_THRESHOLD = float(np.log(7.0))  # a field says something once its own p-value is below 1 in 7
+UNUSUAL = float(np.log(20.0))  # nats from which an event is called unusual by itself
 FAR = 30.0  # beyond e^-30 no model knows its own tail: such surprises keep their order, but not their size
 GENTLE = 0.1  # weight of all the rest, so that events without a strange field keep an order
 NO_PAIRS: Int = np.zeros((0, 2), dtype=np.int64)

@@ -14,7 +14,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from anomaly.breakdown import before
-from anomaly.evidence import SOFT_THRESHOLD, loud
+from anomaly.evidence import UNUSUAL, loud
 from anomaly.features import WINDOWS, Encoder
 from anomaly.scorer import Errors, Scorer
 from anomaly.sequences import MOST_RECENT, MOST_WAITING, Sequences, microseconds
@@ -87,7 +87,7 @@ class Rescorer:
         if not scales:
             return np.zeros(0, dtype=np.int64)
         at = np.arange(max(first, self._base.lagged(max(scales))[last]), last)
-        return np.asarray(at[np.nan_to_num(self._fresh[at]) >= SOFT_THRESHOLD] - first)
+        return np.asarray(at[np.nan_to_num(self._fresh[at]) >= UNUSUAL] - first)
 
     def score(self, which: Int, edits: Sequence[Mapping[str, Any]]) -> tuple[Float, Float]:
         """Natural logs of the p-values of m versions, and of what they would be if usual by themselves; (m,) each.

@@ -95,8 +95,8 @@ def test_one_event_is_judged_as_among_many(
         values[11, ::2] = np.nan  # of one only half is said
     assert any(len(judged_twice(columns)) for columns in scorer.fields.values())
     width = len(scorer.combination.scales)
-    number = DRAW.integers(0, 3, (len(sequences), width)).cumsum(axis=1) * DRAW.integers(0, 15, (len(sequences), 1))
-    number = number.astype(np.float64)
+    number = DRAW.integers(0, 3, (len(sequences), width)).cumsum(axis=1).astype(np.float64)
+    number *= DRAW.integers(0, 15, (len(sequences), 1))  # some pasts are busy, some quiet
     sums = number * DRAW.exponential(size=number.shape)
     pace = scorer.pace(sequences)
     life = np.column_stack([pace, (number[:, -1] + 1) / (pace + 1)])
