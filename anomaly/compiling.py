@@ -20,7 +20,7 @@ from typing import Any, ParamSpec, TypeVar, cast
 
 import numba
 import numba.extending
-from numba.core import types
+from numba.core import event, types
 from numba.experimental import structref
 
 Given = ParamSpec("Given")
@@ -132,14 +132,43 @@ def _refuse(cls: type, *_: Any) -> Any:
     raise TypeError(f"{cls.__name__}: only a compiled function can make one")
 
 
+class _Teller(event.Listener):
+    """Says what is being compiled as soon as that has gone on for `PATIENCE`."""
+
+    def __init__(self, what: str) -> None:
+        self.words = (
+            f"{what}: compiling for this processor; it takes about ten seconds, once, where a cache can be written"
+        )
+        self.compiling = 0
+        self.timer: threading.Timer | None = None
+
+    def on_start(self, event: Any) -> None:  # noqa: ARG002
+        """Something is being compiled, which was not found in the cache."""
+        self.compiling += 1
+        if self.timer is None:
+            self.timer = threading.Timer(PATIENCE, self.tell)
+            self.timer.daemon = True
+            self.timer.start()
+
+    def on_end(self, event: Any) -> None:  # noqa: ARG002
+        """It is compiled."""
+        self.compiling -= 1
+
+    def tell(self) -> None:
+        """Say it, unless all is compiled by now."""
+        if self.compiling:
+            print(self.words, file=sys.stderr, flush=True)  # noqa: T201
+        else:
+            self.timer = None
+
+
 @contextmanager
 def announced(what: str) -> Iterator[None]:
     """Tell on standard error what is being compiled, if it takes longer than `PATIENCE`."""
-    words = f"{what}: compiling for this processor; it takes about ten seconds, once, where a cache can be written"
-    teller = threading.Timer(PATIENCE, lambda: print(words, file=sys.stderr, flush=True))  # noqa: T201
-    teller.daemon = True
-    teller.start()
-    try:
-        yield
-    finally:
-        teller.cancel()
+    teller = _Teller(what)
+    with event.install_listener("numba:compile", teller):
+        try:
+            yield
+        finally:
+            if teller.timer is not None:
+                teller.timer.cancel()

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from anomaly.alerts import add_reasons, build_cases, duration_text
 from anomaly.artifacts import Arrays, pack_text, read_artifact, unpack_text, versions, write_artifact
 from anomaly.breakdown import Asked, Breakdown, breakdown
+from anomaly.compiling import announced
 from anomaly.counterfactual import Judge, counterfactuals
 from anomaly.digest import Source, calibration_check, decide, money_field, report_data
 from anomaly.errors import ArtifactError, InputError, NotFittedError, ParameterError
@@ -117,6 +118,7 @@ class Detector:
         self.models_: tuple[SequenceModel, ...] = ()
         self._last: tuple[Events, pl.DataFrame] | None = None
 
+    @announced("fit")
     def fit(
         self,
         events: Any,
@@ -184,6 +186,7 @@ class Detector:
         }
         return self
 
+    @announced("score")
     def score(self, events: Any, *, since: When = None) -> pl.DataFrame:
         """Score events, each after the whole history of its entity in `events`.
 

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numba
 import numpy as np
 import pytest
 
@@ -79,14 +80,20 @@ def test_a_folder_that_cannot_be_written_is_no_hindrance(tmp_path: Path) -> None
 
 
 def test_long_compiling_is_told(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(compiling, "PATIENCE", 0.05)
-    with announced("Stream"):
-        pass
-    time.sleep(0.1)
-    assert not capsys.readouterr().err
-    with announced("Stream"):
-        time.sleep(0.2)
-    assert capsys.readouterr().err.startswith("Stream: compiling for this processor")
+    monkeypatch.setattr(compiling, "PATIENCE", 0.01)
+    with announced("fit"):
+        time.sleep(0.1)
+    assert not capsys.readouterr().err, "it took long, and nothing was compiled"
+    halve = numba.njit(lambda x: np.sqrt(x).sum() / 2.0)  # kept nowhere
+    with announced("fit"):
+        halve(np.ones(3))
+    said = capsys.readouterr().err
+    assert said.startswith("fit: compiling for this processor")
+    assert said.count("\n") == 1
+    with announced("fit"):
+        halve(np.ones(3))
+        time.sleep(0.1)
+    assert not capsys.readouterr().err, "it was compiled before"
 
 
 class Pair(NamedTuple):
