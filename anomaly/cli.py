@@ -6,6 +6,7 @@ answers at once.
 
 from __future__ import annotations
 
+import gc
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
@@ -479,7 +480,10 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):  # a terminal that cannot show a character shows another one
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="replace")
-    app()
+    try:
+        app()
+    finally:
+        gc.freeze()  # or Python would go through all that is left before it exits
 
 
 def _rule(**rules: float | None) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from anomaly.errors import InputError, ParameterError
-from anomaly.verbs import note
+from anomaly.verbs import note, settled
 
 if TYPE_CHECKING:
     import polars as pl
@@ -73,6 +73,7 @@ def read_events_told(
 
     read = read_events(source, schema, query=query)
     wait()
+    settled()
     if not len(read):
         raise InputError(f"none of the {read.n_input:,} rows can be read; the first one: {read.rejects['reason'][0]}")
     tell_rejects(read.rejects, read.notes)
@@ -83,14 +84,18 @@ def made(schema: Schema, options: Mapping[str, Any]) -> Detector:
     """Return an unfitted detector, of one view or of several."""
     from anomaly.views import make_detector
 
-    return make_detector(schema, **options)
+    detector = make_detector(schema, **options)
+    settled()
+    return detector
 
 
 def loaded(folder: Path) -> Detector:
     """Return a saved detector."""
     from anomaly.views import load_detector
 
-    return load_detector(folder)
+    detector = load_detector(folder)
+    settled()
+    return detector
 
 
 def read_beside(

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import signal
 import sqlite3
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from anomaly.cli import app
+from anomaly.detector import Detector
 from anomaly.ingest import read_events
 from anomaly.schema import Schema
 from anomaly.terminal import case_table
@@ -444,6 +447,29 @@ def test_help_teaches_and_loads_nothing_heavy() -> None:
 
 
 @pytest.mark.skipif(os.name == "nt", reason="a signal to one process alone")
+def test_the_garbage_collector_rests_while_modules_are_imported_and_no_longer(
+    chain: Chain, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[bool, bool]] = []
+
+    def watched(name: str, function: Callable[..., Any]) -> None:
+        def watch(*given: Any, **options: Any) -> Any:
+            seen.append((gc.isenabled(), gc.get_freeze_count() > 0))
+            return function(*given, **options)
+
+        monkeypatch.setattr(name, watch)
+
+    watched("anomaly.ingest.read_events", read_events)
+    watched("anomaly.detector.Detector.score", Detector.score)
+    done("score", chain.events, "--detector", chain.detector, "--out", here / "watched.parquet")
+    assert seen == [(False, False), (True, True)]
+    assert gc.isenabled()
+    assert gc.get_freeze_count() == 0
+    refused("score", here / "absent.csv", "--detector", chain.detector)
+    assert gc.isenabled()
+    assert gc.get_freeze_count() == 0
+
+
 def test_ctrl_c_keeps_the_best_epoch(chain: Chain, here: Path) -> None:
     """In a process of its own: each model is interrupted after its first epoch, and the detector is saved."""
     command = [sys.executable, "-m", "anomaly", "fit", str(chain.events), "--schema", str(chain.schema), "--json"]
