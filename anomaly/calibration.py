@@ -11,7 +11,7 @@ Two parts, joined at the threshold ``u``, the held-out 99th percentile:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,7 @@ import scipy
 from numpy.typing import ArrayLike, NDArray
 
 from anomaly.errors import ArtifactError, NotFittedError, ParameterError
-from anomaly.loops import interpolate_tail
+from anomaly.loops import multiply_tail, tabulate_tail
 
 Floats = NDArray[np.float64]
 
@@ -43,6 +43,8 @@ _BULK_POINTS = 10_000
 _BAND_POINTS = 10_000
 _BAND_START = 0.98
 _LARGEST = 1e150
+_CELLS_EACH = 8  # of a kept value; look-ups begin at the first value of a cell
+_MOST_CELLS = 65_536
 
 
 class TailCalibrator:
@@ -94,6 +96,7 @@ class TailCalibrator:
         self.above_: Floats = np.empty(0)
         self.shape_: float = 0.0
         self.scale_: float = 1.0
+        self._table: tuple[Floats, NDArray[np.int32]] | None = None  # made when it is first asked
 
     def fit(self, x: ArrayLike) -> TailCalibrator:
         """Learn from held-out values `x` (n,), higher = stranger.
@@ -117,6 +120,7 @@ class TailCalibrator:
                 f"TailCalibrator.fit: expected finite values of size up to {_LARGEST:g}, got "
                 f"{held[0]:g} to {held[-1]:g}; mark what is unknown as NaN"
             )
+        self._table = None
         n = held.size
         threshold = held[n - 1 - int(n * TAIL_SHARE)]
         beyond = held[np.searchsorted(held, threshold, side="right") :]
@@ -136,20 +140,16 @@ class TailCalibrator:
     def p_values(self, x: ArrayLike) -> Floats:
         """P-values in (0, 1] of `x`, same shape; smaller = stranger. NaN stays NaN; never below 1e-300."""
         x = np.asarray(x, dtype=np.float64)
-        p = self._bulk(x)
-        far = x > self.values_[-1]
-        if far.any():
+        p = np.ones(x.shape)
+        if self._multiply(x, p):
+            far = x > self.values_[-1]
             p[far] = np.maximum(np.exp(self._log_tail(x[far])), FLOOR)
         return p
 
     def log_p(self, x: ArrayLike) -> Floats:
         """Natural logarithm of the p-values of `x`, same shape, without underflow: surprise = -log_p / ln 10."""
-        x = np.asarray(x, dtype=np.float64)
-        log_p = np.asarray(np.log(self._bulk(x)))
-        far = x > self.values_[-1]
-        if far.any():
-            log_p[far] = self._log_tail(x[far])
-        return log_p
+        x = np.asarray(x)
+        return sum_log_p([self], [x if x.dtype == np.float32 else x.astype(np.float64, copy=False)])
 
     def quantile(self, p: ArrayLike) -> Floats:
         """Largest value whose p-value is at least `p` (any shape, in (0, 1]; NaN stays NaN); the inverse of `p_values`.
@@ -216,12 +216,16 @@ class TailCalibrator:
         if self.values_.size == 0:
             raise NotFittedError("TailCalibrator: not fitted; call fit with held-out values first")
 
-    def _bulk(self, x: Floats) -> Floats:
-        """Empirical p of `x`, a new array; what lies beyond the threshold is overwritten by the caller."""
+    def _multiply(self, x: NDArray[np.floating[Any]], p: Floats) -> int:
+        """Multiply `p` by the empirical p of `x`, of the same shape; how many lie beyond the threshold, left alone."""
         self._check_fitted()
-        p = np.empty(x.size)
-        interpolate_tail(self.values_, self.at_, self.levels(), np.ascontiguousarray(x).reshape(-1), p)
-        return p.reshape(x.shape)
+        if self._table is None:
+            lines = np.empty((self.values_.size, 3))
+            guide = np.empty(min(_CELLS_EACH * self.values_.size, _MOST_CELLS) + 2, dtype=np.int32)
+            tabulate_tail(self.values_, self.at_, self.levels(), lines, guide)
+            self._table = lines, guide
+        beyond: int = multiply_tail(*self._table, np.ascontiguousarray(x).reshape(-1), p.reshape(-1))
+        return beyond
 
     def levels(self) -> Floats:
         """Level of p just above each kept value, (k,): continuous, so that rounding makes no step; an atom steps."""
@@ -261,6 +265,21 @@ class TailCalibrator:
             turn = -float(np.log(self._reach()))
             near = self.scale_ * np.expm1(-self.shape_ * np.maximum(log_share, turn)) / self.shape_
             return np.asarray(near + np.maximum(turn - log_share, 0.0) * scale)
+
+
+def sum_log_p(calibrators: Sequence[TailCalibrator], x: Sequence[NDArray[np.floating[Any]]]) -> Floats:
+    """Sum of what each calibrator's `log_p` says of its own `x`, all of one shape, with one logarithm for all of them.
+
+    So few that the product of as many p-values of held-out events is a number: 1 / (n + 1) each at least.
+    """
+    total = np.ones(x[0].shape)
+    beyond = [one._multiply(values, total) for one, values in zip(calibrators, x, strict=True)]
+    total = np.asarray(np.log(total, out=total))
+    for one, values, some in zip(calibrators, x, beyond, strict=True):
+        if some:
+            far = values > one.values_[-1]
+            total[far] += one._log_tail(values[far].astype(np.float64))
+    return total
 
 
 def _kept_points(held: Floats, threshold: np.float64) -> Floats:

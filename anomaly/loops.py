@@ -2,39 +2,73 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from anomaly.compiling import compiled
 
-CELLS = 16_384  # of the values of a calibrator
+CELLS = 16_384  # of values that are ranked against
+NEAR = 8  # values: fewer are gone through one by one
 STRETCH = 8192  # events
 
 
 @compiled
-def interpolate_tail(values, at, level, x, out):  # type: ignore[no-untyped-def]
-    """Share of the held-out values that are at least as high as each of x, into `out`; all (n,), or (k,) as learned.
+def tabulate_tail(values, at, level, lines, guide):  # type: ignore[no-untyped-def]
+    """What `multiply_tail` reads of a `TailCalibrator`, whose kept values and levels of p are given, (k,) each.
 
-    See `anomaly.calibration.TailCalibrator`, of which `values`, `at` and `level` (all (k,)) are. NaN stays NaN; beyond
-    the last value it is that of the last one.
+    lines : (k, 3), of each kept value itself, its share, and how fast that of the values below it rises; guide :
+    (cells + 2,), the first value of each cell. Most values stand close together at the lower end, and so do the cells.
     """
     last = len(values) - 1
-    guide, per = _guide(values, len(x))
-    cells = len(guide) - 1
-    for i in range(len(x)):
-        one = x[i]
-        if one != one:
-            out[i] = one
-            continue
-        if one < values[0]:
-            out[i] = 1.0
-            continue
-        cell = min(int((min(one, values[last]) - values[0]) * per), cells - 1)
-        right = _first_not_below(values, one, guide[cell], min(guide[cell + 1] + 1, last) if cells > 1 else last)
+    for right in range(len(values)):
         left = max(right - 1, 0)
-        share, top, low, high = at[right], level[left], values[left], values[right]
-        if top > share and low < one < high:
-            share = max(top - (one - low) / (high - low) * (top - share), share)
-        out[i] = share
+        rise = level[left] - at[right]
+        slope = rise / (values[right] - values[left]) if right and rise > 0.0 else 0.0
+        lines[right, 0], lines[right, 1] = values[right], at[right]
+        lines[right, 2] = slope if slope < np.inf else 0.0
+    per = _cells_per_unit(lines, guide)
+    right = 0
+    for cell in range(len(guide)):
+        while right < last and math.sqrt((values[right] - values[0]) * per) < cell:
+            right += 1
+        guide[cell] = right
+
+
+@compiled
+def multiply_tail(lines, guide, x, out):  # type: ignore[no-untyped-def]
+    """Multiply `out` (n,) by the share of the held-out values that are at least as high as each of x (n,); NaN is NaN.
+
+    Beyond the last kept value `out` is left as it is; returns how many of x lie there. lines, guide : see
+    `tabulate_tail`.
+    """
+    lowest, highest, per = lines[0, 0], lines[len(lines) - 1, 0], _cells_per_unit(lines, guide)
+    beyond = 0
+    for i in range(len(x)):
+        one = float(x[i])
+        if not one <= highest:
+            beyond += one == one
+            out[i] = out[i] if one == one else np.nan
+        elif one >= lowest:
+            cell = np.uint64(math.sqrt((one - lowest) * per))
+            right, end = np.uint64(guide[cell]), np.uint64(guide[cell + np.uint64(1)])
+            while end - right > np.uint64(NEAR):
+                half = (right + end) >> np.uint64(1)
+                if lines[half, 0] < one:
+                    right = half + np.uint64(1)
+                else:
+                    end = half
+            while lines[right, 0] < one:
+                right += np.uint64(1)
+            out[i] *= lines[right, 1] + (lines[right, 0] - one) * lines[right, 2]
+    return beyond
+
+
+@compiled
+def _cells_per_unit(lines, guide):  # type: ignore[no-untyped-def]
+    """Square of what a value's distance to the lowest one is multiplied by for its cell, a root."""
+    width = lines[len(lines) - 1, 0] - lines[0, 0]
+    return float((len(guide) - 2) ** 2) / width if width > 1e-200 else 0.0
 
 
 @compiled

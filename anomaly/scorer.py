@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from anomaly.calibration import TailCalibrator
+from anomaly.calibration import TailCalibrator, sum_log_p
 from anomaly.evidence import (
     amid_strange_runs,
     combine_fields,
@@ -318,15 +318,19 @@ class Scorer:
 
     def field_surprise(self, errors: Errors) -> dict[str, Float]:
         """-log10 of each field's calibrated tail probability, (N,), mean over its models; NaN = no statement."""
-        found: dict[str, list[Float]] = {}
+        asked: dict[str, list[tuple[TailCalibrator | None, NDArray[np.float32]]]] = {}
         for model, columns in self.fields.items():
             for index, column in enumerate(columns):
                 calibrator = self.calibrators_.get(f"{model}.{column.name}")
-                values = np.full(len(errors[model]), np.nan)
-                if calibrator is not None:
-                    values = -calibrator.log_p(np.minimum(errors[model][:, index], 1e6)) / LN_10
-                found.setdefault(column.name, []).append(values)
-        return {name: np.mean(values, axis=0) for name, values in found.items()}
+                asked.setdefault(column.name, []).append((calibrator, np.minimum(errors[model][:, index], 1e6)))
+        found = {}
+        for name, each in asked.items():
+            calibrators = [calibrator for calibrator, _ in each if calibrator is not None]
+            if len(calibrators) == len(each):
+                found[name] = sum_log_p(calibrators, [values for _, values in each]) / (-LN_10 * len(each))
+            else:
+                found[name] = np.full(len(each[0][1]), np.nan)
+        return found
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """What was learned, by name."""

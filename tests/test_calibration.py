@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from anomaly.calibration import TailCalibrator
+from anomaly.calibration import TailCalibrator, sum_log_p
 from anomaly.errors import ArtifactError, NotFittedError, ParameterError
 
 LAWS = {
@@ -234,3 +234,24 @@ def test_errors() -> None:
         TailCalibrator().fit([np.nan])
     with pytest.raises(ParameterError, match="finite"):
         TailCalibrator().fit([1.0, np.inf])
+
+
+def test_the_logs_of_several_calibrators_add_up() -> None:
+    draw = np.random.default_rng(5)
+    calibrators = [TailCalibrator().fit(draw.exponential(size, 5000)) for size in (1.0, 3.0)]
+    x = [draw.exponential(4.0, 300).astype(np.float32), draw.exponential(40.0, 300).astype(np.float32)]
+    x[0][7] = x[1][9] = np.nan
+    x[1][11] = 1e30
+    together = sum_log_p(calibrators, x)
+    each = [one.log_p(values.astype(np.float64)) for one, values in zip(calibrators, x, strict=True)]
+    np.testing.assert_allclose(together, sum(each), rtol=1e-12)
+    assert np.isnan(together[[7, 9]]).all()
+    assert np.isfinite(together).sum() == 298
+
+
+def test_another_fit_is_looked_up_anew() -> None:
+    draw = np.random.default_rng(6)
+    calibrator = TailCalibrator().fit(draw.exponential(1.0, 500))
+    assert calibrator.p_values(2.0) < 0.3
+    calibrator.fit(draw.exponential(1.0, 500) + 5.0)
+    assert calibrator.p_values(2.0) == 1.0
