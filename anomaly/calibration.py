@@ -227,10 +227,11 @@ class TailCalibrator:
         beyond: int = multiply_tail(*self._table, np.ascontiguousarray(x).reshape(-1), p.reshape(-1))
         return beyond
 
-    def levels(self) -> Floats:
-        """Level of p just above each kept value, (k,): continuous, so that rounding makes no step; an atom steps."""
+    def levels(self, some: slice = slice(None)) -> Floats:
+        """Level of p just above all or `some` kept values: continuous, so that rounding makes no step; atoms step."""
         few = (_FEWEST_EQUAL - 0.5) / (self.n_ + 1.0) if self.n_ >= _FEWEST_SMOOTH else 0.0
-        return np.where(self.at_ - self.above_ < max(ATOM, few), self.at_, self.above_)
+        at, above = self.at_[some], self.above_[some]
+        return np.where(at - above < max(ATOM, few), at, above)
 
     def bend(self) -> tuple[float, float]:
         """Excess where a tail of negative shape turns exponential, and the scale from there on."""
@@ -243,7 +244,7 @@ class TailCalibrator:
 
     def _log_tail(self, x: Floats) -> Floats:
         """Natural log of p for values beyond the threshold."""
-        base = float(np.log(self.levels()[-1]))
+        base = float(np.log(self.levels(slice(-1, None))[0]))
         with np.errstate(over="ignore"):
             z = x - self.values_[-1]
             if self.shape_ == 0:

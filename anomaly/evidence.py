@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 
-from anomaly.loops import add_fields, bound_runs, rank_all
+from anomaly.loops import add_fields, bound_runs, look_up_curves, rank_all, sum_recent
 from anomaly.sequences import Sequences, by_pieces
 
 Float = NDArray[np.float64]
@@ -28,6 +29,11 @@ NO_PAIRS: Int = np.zeros((0, 2), dtype=np.int64)
 PIECE = 32_768  # events at a time, where each takes long and several threads share the work
 LOUDEST = 7.0  # nats that one event adds to evidence at most: 1 in 1,100; a run is more than one event
 NODES = 64  # of a bound on evidence, for each number of events
+TABLED = 64  # events in a window whose evidence is looked up: more are rare
+MANY = 100_000  # windows, from which on it pays to make the table
+DENSE = 40.0  # cells of such a curve for each root of its shape; more than are needed for few events
+FEWEST_CELLS = 64
+NOT_SMOOTH = 0.2  # root of the mean
 STRAIGHT = 600.0  # nats up to which evidence is convex: further out another formula goes on
 
 
@@ -89,20 +95,16 @@ def recent_sums(sequences: Sequences, surprise: Float, scales: Sequence[float]) 
     scales : sequence of float
         W lengths of the window ``(t - scale, t)`` in seconds; earlier events of the same time belong to it.
     """
-    counted = loud(surprise)
-    total = np.concatenate([[0.0], np.cumsum(counted)])
-    index = np.arange(len(sequences))
-    sums, number = np.empty((len(index), len(scales))), np.empty((len(index), len(scales)))
-    for at, seconds in enumerate(scales):
-        lag = sequences.lagged(seconds)
-        sums[:, at] = total[:-1] - total[lag]
-        number[:, at] = index - lag
+    total = np.concatenate([[0.0], np.cumsum(loud(surprise))])
+    back = np.array(sequences.reaches("lagged", scales), np.uint16).reshape(len(scales), len(sequences))
+    sums, number = np.empty((2, len(sequences), len(scales)))
+    sum_recent(total, back, sums, number)
     return sums, number
 
 
 def loud(surprise: Float) -> Float:
     """A surprise as it counts for evidence: bounded, since one event is no run; NaN counts 0."""
-    return np.minimum(np.nan_to_num(surprise, posinf=LOUDEST), LOUDEST)
+    return np.where(np.isnan(surprise), 0.0, np.minimum(surprise, LOUDEST))
 
 
 def window_evidence(number: Float, sums: Float, dependence: Float | float) -> Float:
@@ -111,19 +113,85 @@ def window_evidence(number: Float, sums: Float, dependence: Float | float) -> Fl
     Independent surprises would sum to Gamma(n, 1). They are not quite independent, so the law is widened to the
     variance that was measured: Gamma(n / d, d), of the same mean n and d times the variance (Brown 1975). At most d is
     n: all events say the same.
+
+    Where many are asked for, windows of few events are looked up in a table of such curves, right to 1e-9 nats; the
+    others are computed.
+
+    Parameters
+    ----------
+    number, sums : ndarray, shape (N, W)
+        Of the surprises in each window.
+    dependence : float or ndarray, shape (W,)
+        See `measure_dependence`.
     """
+    if number.size < MANY:
+        return _gamma_nats(number, sums, dependence)
+    curves = _Curves.of(tuple(np.broadcast_to(dependence, number.shape[1:]).tolist()))
     evidence = np.empty(number.shape)
+    if look_up_curves(number, sums, curves.first, curves.cells, curves.least, LOUDEST, curves.pieces, evidence):
+        rest = np.nonzero(np.isnan(evidence))
+        few, total, wide = number[rest], sums[rest], np.broadcast_to(dependence, number.shape)[rest]
 
-    def judge(first: int, last: int) -> None:
-        piece = slice(first, last)
-        evidence[piece] = _gamma_nats(number[piece], sums[piece], dependence)
+        def judge(first: int, last: int) -> None:
+            piece = slice(first, last)
+            evidence[rest[0][piece], rest[1][piece]] = _gamma_nats(few[piece], total[piece], wide[piece])
 
-    by_pieces(judge, _pieces(len(number)))
+        by_pieces(judge, _pieces(len(few)))
     return evidence
 
 
+@dataclass(frozen=True)
+class _Curves:
+    """Evidence of 1 to `TABLED` surprises in W windows, by the root v of their mean; see `window_evidence`.
+
+    Between nodes, `DENSE` to the width of the law at least, a curve is the polynomial of fifth degree that has its
+    value and two derivatives at both. With shape a the first one by x = a v^2 is the hazard h = x^(a-1) e^-x /
+    (Gamma(a) Q), the second h (h + (a-1) / x - 1).
+
+    first, cells : (W, TABLED + 1), where the curve of so many surprises begins in `pieces`, and how many it has;
+    least : (W, TABLED + 1), the v below which it is not smooth enough; pieces : (all, 6), coefficients, rising.
+    """
+
+    first: Int
+    cells: Int
+    least: Float
+    pieces: Float
+
+    @classmethod
+    @lru_cache(maxsize=4)
+    def of(cls, dependence: tuple[float, ...]) -> _Curves:
+        """Of windows of such a dependence (W,)."""
+        number = np.arange(1.0, TABLED + 1)
+        shape = number / np.minimum(np.array(dependence).reshape(-1, 1), number)
+        cells = np.zeros((len(dependence), TABLED + 1), dtype=np.int64)
+        cells[:, 1:] = np.maximum(np.ceil(DENSE * np.sqrt(shape)), FEWEST_CELLS)
+        first = np.cumsum(cells).reshape(cells.shape) - cells
+        least = np.where(shape > 1.0, NOT_SMOOTH, 0.0)  # of shape 1 it is a parabola
+        return cls(first, cells, np.pad(least, ((0, 0), (1, 0))), _polynomials(shape.ravel(), cells[:, 1:].ravel()))
+
+
+def _polynomials(shapes: Float, cells: Int) -> Float:
+    """Polynomials of `_Curves` of these shapes, with so many cells, one curve after the other, (cells of all, 6)."""
+    nodes = cells + 1
+    last = np.cumsum(nodes) - 1
+    shape, step = np.repeat(shapes, nodes), np.repeat(np.sqrt(LOUDEST) / cells, nodes)
+    v = (np.arange(nodes.sum()) - np.repeat(last - cells, nodes)) * step
+    x = np.maximum(shape * v * v, 1e-300)
+    value = _gamma_nats(shape, x, 1.0)
+    with np.errstate(over="ignore", invalid="ignore"):
+        front = np.repeat(special.gammaln(shapes), nodes)
+        hazard = np.exp((shape - 1.0) * np.log(x) - x - front + value)
+        by_v = 2.0 * shape * v
+        slope = hazard * by_v * step
+        bend = (hazard * (hazard + (shape - 1.0) / x - 1.0) * by_v**2 + hazard * 2.0 * shape) * step**2
+        rise = np.diff(value) - slope[:-1] - bend[:-1] / 2
+        turn, twist = np.diff(slope) - bend[:-1], np.diff(bend)
+        high = 10 * rise - 4 * turn + twist / 2, 7 * turn - 15 * rise - twist, 6 * rise - 3 * turn + twist / 2
+    return np.delete(np.stack([value[:-1], slope[:-1], bend[:-1] / 2, *high], axis=1), last[:-1], axis=0)
+
+
 def _gamma_nats(number: Float, sums: Float, dependence: Float | float) -> Float:
-    """Return `window_evidence` of a piece."""
+    """Return `window_evidence` of any numbers of one shape, computed."""
     known = number > 0
     count = number[known]
     widened = np.minimum(np.broadcast_to(dependence, number.shape)[known], count)
@@ -221,9 +289,7 @@ class _Around:
         own = np.stack([loud(surprise), np.isfinite(surprise)])
         total, number = (np.concatenate([[0.0], np.cumsum(values)]) for values in own)
         back, on = (
-            np.array([sequences.reach(side, seconds) for seconds in scales], np.uint16).reshape(
-                len(scales), len(surprise)
-            )
+            np.array(sequences.reaches(side, scales), np.uint16).reshape(len(scales), len(surprise))
             for side in ("lagged", "leading")
         )
         return cls(total, number, None if itself else own, back, on)
@@ -233,7 +299,7 @@ class _Around:
         found = np.empty((len(index), len(self.back)))
 
         def judge(first: int, last: int) -> None:
-            found[first:last] = _gamma_nats(*self._sums(index[first:last]), dependence)
+            found[first:last] = window_evidence(*self._sums(index[first:last]), dependence)
 
         by_pieces(judge, _pieces(len(index)))
         return found

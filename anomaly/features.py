@@ -38,7 +38,7 @@ from anomaly.sequences import (
     PIECE,
     Sequences,
     by_pieces,
-    lagged,
+    counts_within,
     microseconds,
     whole_sequences,
 )
@@ -383,15 +383,15 @@ def raw_numbers(frame: pl.DataFrame, schema: Schema, offsets: NDArray[np.int64] 
     raw = {field.name: _floats(frame[f"n:{field.name}"]) for field in schema.numeric}
     gap = _previous_difference(time, first)
     columns: dict[str, Float] = dict(raw) | {"time:gap": gap}
-    lags = {label: lagged(time, offsets, seconds, MOST_RECENT) for label, seconds in WINDOWS.items()}
+    counts = dict(zip(WINDOWS, counts_within(time, offsets, list(WINDOWS.values()), MOST_RECENT), strict=True))
     index = np.arange(len(time))
-    for label, lag in lags.items():
-        columns[f"count:{label}"] = (index - lag + 1).astype(np.float64)
+    for label, count in counts.items():
+        columns[f"count:{label}"] = count.astype(np.float64)
     for field in schema.numeric:
         if field.scale == "log":
             amount = np.clip(np.nan_to_num(raw[field.name]), -LARGEST_AMOUNT, LARGEST_AMOUNT)
-            for label, lag in lags.items():
-                columns[f"sum:{label}:{field.name}"] = window_sums(amount, lag)
+            for label, count in counts.items():
+                columns[f"sum:{label}:{field.name}"] = window_sums(amount, index - count + 1)
     if schema.place is not None:
         latitude, longitude = _floats(frame["p:latitude"]), _floats(frame["p:longitude"])
         before = _previous(latitude, first), _previous(longitude, first)

@@ -130,6 +130,34 @@ def add_fields(surprise, weight, pairs, soft_threshold, gentle, far, out):  # ty
 
 
 @compiled
+def look_up_curves(number, sums, first, cells, least, highest, pieces, out):  # type: ignore[no-untyped-def]
+    """Evidence of each event and window (N, W) into `out`, NaN where the curves do not tell it; are there such ones.
+
+    number, sums : (N, W); the others : see `anomaly.evidence._Curves`; `highest` : the mean where all curves end.
+    """
+    unknown, root = False, math.sqrt(highest)
+    for i in range(len(number)):
+        for window in range(number.shape[1]):
+            count = int(number[i, window])
+            if count <= 0:
+                out[i, window] = 0.0
+                continue
+            mean = max(sums[i, window], 0.0) / count
+            v = math.sqrt(mean)
+            if count >= cells.shape[1] or not (mean <= highest and v >= least[window, count]):
+                out[i, window] = np.nan
+                unknown = True
+                continue
+            place = v / root * cells[window, count]
+            cell = min(int(place), cells[window, count] - 1)
+            at, t = first[window, count] + cell, place - cell
+            nats = pieces[at, 4] + t * pieces[at, 5]
+            nats = pieces[at, 2] + t * (pieces[at, 3] + t * nats)
+            out[i, window] = pieces[at, 0] + t * (pieces[at, 1] + t * nats)
+    return unknown
+
+
+@compiled
 def bound_runs(index, total, number, back, on, nodes, per, straight, out):  # type: ignore[no-untyped-def]
     """What the evidence around the events `index` (n,) adds up to at most, into `out` (n,); see `anomaly.evidence`.
 
@@ -164,17 +192,32 @@ def _first_not_below(values, x, first, last):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def first_within(micros, offsets, window, most, out):  # type: ignore[no-untyped-def]
-    """First event of each one's sequence that is less than `window` microseconds older, of the last `most`, into `out`.
+def reach_back(micros, offsets, windows, most, out):  # type: ignore[no-untyped-def]
+    """How many events of its sequence before each one are less than each window older, of the last `most`, into `out`.
 
-    micros, out : (N,), not falling inside a sequence; offsets : (S + 1,), the borders of the sequences.
+    The event itself is one of the `most`. micros : (N,), not falling inside a sequence; offsets : (S + 1,), the borders
+    of the sequences; windows : (W,), microseconds; out : (W, N).
     """
     for sequence in range(len(offsets) - 1):
-        first = offsets[sequence]
-        for i in range(offsets[sequence], offsets[sequence + 1]):
-            while first < i and (micros[first] <= micros[i] - window or i - first >= most):
-                first += 1
-            out[i] = first
+        for window in range(len(windows)):
+            first = offsets[sequence]
+            for i in range(offsets[sequence], offsets[sequence + 1]):
+                while first < i and (micros[first] <= micros[i] - windows[window] or i - first >= most):
+                    first += 1
+                out[window, i] = i - first
+
+
+@compiled
+def sum_recent(total, back, sums, number):  # type: ignore[no-untyped-def]
+    """Sum and number of what lies so many events back from each one, `back` (W, N), into `sums`, `number`, (N, W).
+
+    total : (N + 1,), running sums.
+    """
+    for i in range(len(sums)):
+        for window in range(len(back)):
+            reach = int(back[window, i])
+            number[i, window] = reach
+            sums[i, window] = total[i] - total[i - reach]
 
 
 @compiled

@@ -17,6 +17,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import reduce
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -89,15 +91,20 @@ class Combination:
 
         `fresh` leaves out the columns that sum up the events before: what is left can be added up over a run.
         """
-        parts: list[Float] = []
+        said = {}
         for name, columns in models(fields).items():
             weights = self.field_weights(columns)
             if fresh:
                 weights = np.where([column.cumulative for column in columns], 0.0, weights)
-            said = combine_fields(errors[name], weights, judged_twice(columns))
-            parts.append(self.model_weight(name) * said)
-        every: Float = np.stack(parts)
-        return np.asarray(np.where(np.isnan(every).all(axis=0), np.nan, np.nan_to_num(every).sum(axis=0)))
+            said[name] = combine_fields(errors[name], weights, judged_twice(columns))
+        return self.together(said)
+
+    def together(self, said: Mapping[str, Float]) -> Float:
+        """Statistic of each event from that of each model, (N,) each; NaN = no model says anything."""
+        parts = [self.model_weight(name) * one for name, one in said.items()]
+        silent = reduce(np.logical_and, map(np.isnan, parts))
+        total: Float = sum((_or_zero(one) for one in parts), np.zeros(len(silent)))
+        return np.where(silent, np.nan, total)
 
     def terms(self, errors: Errors, fields: Mapping[str, Sequence[Column]]) -> dict[str, Float]:
         """What each field adds to the statistic `own`, (N, K) by model: >= 0, and their sum is the statistic."""
@@ -109,14 +116,14 @@ class Combination:
         }
 
     def heard(self, evidence: Float) -> Float:
-        """What of the evidence at each scale, (N, W) in nats, says something: what it exceeds `MURMUR` by."""
+        """What of the evidence at each scale, in nats, says something: what it exceeds `MURMUR` by; of any shape."""
         return np.asarray(np.maximum(evidence - MURMUR, 0.0))
 
     def total(self, surprise: Float, evidence: Float) -> Float:
         """The event's own surprise (N,) and what its recent past adds, both in nats; evidence at each scale (N, W)."""
         if not self.ceiling:
             return surprise
-        past = self.evidence * self.heard(evidence).sum(axis=1)
+        past = self.evidence * sum((self.heard(one) for one in evidence.T), np.zeros(len(evidence)))
         return np.asarray(surprise - self.ceiling * np.expm1(-past / self.ceiling))
 
 
@@ -198,7 +205,7 @@ class Scorer:
                 if np.isfinite(values).any():
                     calibrators[f"{name}.{column.name}"] = TailCalibrator().fit(np.minimum(values, 1e6))
             if name != POPULATION:
-                calibrators[name] = TailCalibrator().fit(self._alone({name: errors[name][normal]}, name))
+                calibrators[name] = TailCalibrator().fit(_or_zero(self._said({name: errors[name][normal]}, name)))
         weighed, life = self.weigh(past, held), _life(past.number[held], self.pace(sequences)[held])
         usual = normal[held]
         self.edges_ = np.quantile(life[usual], np.arange(1, GROUPS) / GROUPS, axis=0).T
@@ -281,14 +288,12 @@ class Scorer:
 
     def judge_sums(self, errors: Errors, sums: Float, number: Float, pace: Float) -> Judgement:
         """Judge N events by what the models said of them, the sums (N, W) over the recent past, and the pace (N,)."""
-        models = {
-            name: self.calibrators_[name].log_p(self._alone(errors, name))
-            for name in self.fields
-            if name in self.calibrators_
-        }
+        said = {name: self._said(errors, name) for name in models(self.fields)}
+        alone = {name: self.calibrators_[name].log_p(_or_zero(one)) for name, one in said.items()}
+        own = -self.calibrators_["own"].log_p(self.combination.together(said))
         evidence = window_evidence(number, sums, self.dependence_)
-        total = self.combination.total(self.own(errors), evidence)
-        return Judgement(models, self._calibrated(total, _life(number, pace)), evidence.max(axis=1, initial=0.0))
+        loudest = reduce(np.maximum, evidence.T, np.zeros(len(evidence)))
+        return Judgement(alone, self._calibrated(self.combination.total(own, evidence), _life(number, pace)), loudest)
 
     def past_alone(self, sums: Float, number: Float, pace: Float) -> Float:
         """Natural logs of the p-values of N events if nothing were strange about themselves, (N,); as `judge_sums`."""
@@ -363,11 +368,10 @@ class Scorer:
         nats = -self.calibrators_["fresh"].log_p(fresh)
         return Past(own, nats, *recent_sums(sequences, nats, self.combination.scales))
 
-    def _alone(self, errors: Errors, name: str) -> Float:
-        """Statistic of one model, (N,)."""
+    def _said(self, errors: Errors, name: str) -> Float:
+        """Statistic of one model, (N,); NaN = it says nothing."""
         columns = self.fields[name]
-        weights = self.combination.field_weights(columns)
-        return np.nan_to_num(combine_fields(errors[name], weights, judged_twice(columns)))
+        return combine_fields(errors[name], self.combination.field_weights(columns), judged_twice(columns))
 
     def _group(self, life: Float) -> NDArray[np.int64]:
         pace, busy = (np.searchsorted(edges, one, side="right") for edges, one in zip(self.edges_, life.T, strict=True))
@@ -376,14 +380,17 @@ class Scorer:
     def _calibrated(self, total: Float, life: Float) -> Float:
         """Natural logs of the p-values of `total`: the group's and the population's, each by what it is worth."""
         log_p = self.calibrators_["all"].log_p(total)
-        groups = self._group(life)
-        for group in np.unique(groups):
+        groups = self._group(life).astype(np.uint8)
+        order = np.argsort(groups, kind="stable")
+        borders = np.concatenate([[0], np.cumsum(np.bincount(groups, minlength=GROUPS**2))])
+        mine, mixed = total[order], log_p[order]
+        for group, (first, last) in enumerate(pairwise(borders)):
             one = self.calibrators_.get(f"group.{group}")
-            if one is not None:
-                mine = groups == group
+            if one is not None and first < last:
                 share = one.n_ / (one.n_ + GROUP_PSEUDO_EVENTS)
-                with np.errstate(invalid="ignore"):  # NaN = no statement
-                    log_p[mine] = np.logaddexp(np.log(share) + one.log_p(total[mine]), np.log1p(-share) + log_p[mine])
+                loud, rest = np.log(share) + one.log_p(mine[first:last]), np.log1p(-share) + mixed[first:last]
+                mixed[first:last] = np.maximum(loud, rest) + np.log(1.0 + np.exp(-np.abs(loud - rest)))
+        log_p[order] = mixed
         return np.asarray(np.minimum(log_p, 0.0))
 
 
@@ -395,6 +402,10 @@ def suspects(
     The held-out slice holds fraud too; where the level of normal events matters, as in a rehearsal, it is left out.
     """
     return amid_strange_runs(sequences, np.where(held, surprise, np.nan), scales, held, SUSPECT_SHARE)
+
+
+def _or_zero(said: Float) -> Float:
+    return np.where(np.isnan(said), 0.0, said)
 
 
 def _life(number: Float, pace: Float) -> Float:

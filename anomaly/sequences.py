@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anomaly.errors import InputError
-from anomaly.loops import first_within
+from anomaly.loops import reach_back
 
 # What is carried from event to event is bounded, however busy an entity: in a table as in a stream.
 PIECE = 65_536  # events worked on at a time, about; of one size everywhere: a piece that is cut again stays whole
@@ -29,7 +29,7 @@ MOST_RECENT = 1000  # events in any window, the present one included; of a busie
 MOST_WAITING = 200  # events that wait out the quarantine; with more of them the oldest enters the memory early
 MOST_VALUES = 300  # values of a category that an entity is known to have met; once so many, a new one is always new
 
-_MOST_KEPT = 8  # windows: those of the robust weights, to both sides
+_MOST_KEPT = 10  # windows: those of the robust weights, to both sides
 _LONGEST = 2**61  # microseconds of a window; more would leave int64
 
 
@@ -114,21 +114,28 @@ class Sequences:
         return np.arange(len(self)) + self.reach("leading", seconds)
 
     def reach(self, side: str, seconds: float) -> NDArray[np.uint16]:
-        """How many events a window of "lagged" or "leading" events reaches back or on, (N,), `MOST_RECENT` - 1 at most.
+        """How many events a window, "lagged" or "leading", reaches back or on, (N,), `MOST_RECENT` - 1 at most."""
+        return self.reaches(side, [seconds])[0]
+
+    def reaches(self, side: str, scales: Sequence[float]) -> list[NDArray[np.uint16]]:
+        """`reach` of windows of so many seconds.
 
         The last few answers are kept: the same windows are asked for after each epoch, and in each trial.
         """
-        reach = self._found.get((side, seconds))
-        if reach is None:
+        known = {seconds: self._found.get((side, seconds)) for seconds in scales}
+        if missing := [seconds for seconds, reach in known.items() if reach is None]:
             time, offsets = self.time, self.offsets
             if side == "leading":
                 time, offsets = -time[::-1], len(self) - offsets[::-1]
-            reach = (np.arange(len(self)) - lagged(time, offsets, seconds, MOST_RECENT)).astype(np.uint16)
-            reach = reach[::-1].copy() if side == "leading" else reach
-            for old in list(self._found)[: max(0, len(self._found) - _MOST_KEPT + 1)]:
+            made = np.empty((len(missing), len(self)), dtype=np.uint16)
+            reach_back(*_whole(time, offsets, missing), MOST_RECENT, made)
+            made = made[:, ::-1].copy() if side == "leading" else made
+            known |= zip(missing, made, strict=True)
+            for old in list(self._found)[: max(0, len(self._found) + len(missing) - _MOST_KEPT)]:
                 self._found.pop(old, None)  # unless another thread was quicker
-            self._found[side, seconds] = reach
-        return reach
+            newest = list(zip(missing, made, strict=True))[-_MOST_KEPT:]
+            self._found.update(((side, seconds), reach) for seconds, reach in newest)
+        return [reach for seconds in scales if (reach := known[seconds]) is not None]
 
     def typical_gap(self, mask: NDArray[np.bool_]) -> float:
         """Median seconds from one event of an entity to the next one at a later time, those of `mask`; 0 if none."""
@@ -212,10 +219,26 @@ def lagged(
     """
     if not len(time):
         return np.zeros(0, dtype=np.int64)
-    lag = np.empty(len(time), dtype=np.int64)
-    window = min(round(seconds * 1e6), _LONGEST)
-    first_within(microseconds(time), np.asarray(offsets, dtype=np.int64), window, most or len(time), lag)
-    return lag
+    back = np.empty((1, len(time)), dtype=np.int64)
+    reach_back(*_whole(time, offsets, [seconds]), most or len(time), back)
+    return np.asarray(np.arange(len(time)) - back[0])
+
+
+def counts_within(
+    time: NDArray[np.float64], offsets: NDArray[np.int64], scales: Sequence[float], most: int
+) -> NDArray[np.int64]:
+    """How many events of each window ``(t - scale, t]`` are there, the event itself included, (W, N); as `lagged`."""
+    back = np.empty((len(scales), len(time)), dtype=np.int64)
+    reach_back(*_whole(time, offsets, scales), most, back)
+    return np.add(back, 1, out=back)
+
+
+def _whole(
+    time: NDArray[np.float64], offsets: NDArray[np.int64], scales: Sequence[float]
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """Times, borders and windows as whole numbers, the times and windows in microseconds."""
+    windows = [min(round(seconds * 1e6), _LONGEST) for seconds in scales]
+    return microseconds(time), np.asarray(offsets, dtype=np.int64), np.array(windows, dtype=np.int64)
 
 
 def whole_sequences(offsets: NDArray[np.int64], events: int) -> list[tuple[int, int]]:

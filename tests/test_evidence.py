@@ -145,11 +145,36 @@ def test_ranks_of_a_sample_are_close_to_those_of_all() -> None:
     assert np.abs(np.exp(-rank_surprise(values, most=5_000)) - np.exp(-exact)).max() < 0.02
 
 
+@pytest.mark.parametrize("dependence", [1.0, np.array([1.0, 1.04, 2.5, 9.0, 70.0])])
+def test_evidence_that_is_looked_up_is_what_is_computed(dependence: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    draw = np.random.default_rng(1)
+    number = draw.integers(0, evidence.TABLED + 6, (20_000, 5)).astype(np.float64)
+    mean = np.minimum(draw.exponential(1.0, number.shape), LOUDEST)
+    mean[:5000] = draw.uniform(0.0, LOUDEST + 0.5, (5000, 5))  # beyond the end of the curves too
+    mean[5000:5200] = draw.uniform(0.0, 0.06, (200, 5))  # about where they begin
+    mean[5200], mean[5201] = 0.0, LOUDEST
+    assert number.size >= evidence.MANY
+    found = window_evidence(number, number * mean, dependence)
+    monkeypatch.setattr(evidence, "MANY", number.size + 1)
+    expected = window_evidence(number, number * mean, dependence)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-9)
+    assert np.abs(found - expected).max() > 0.0  # it was looked up
+    assert (found[number == 0] == 0.0).all()
+
+
+def test_few_events_of_much_dependence_are_one_event() -> None:
+    number = np.repeat(np.arange(1.0, 11.0), 20_000)[:, None]
+    mean = np.tile(np.linspace(0.0, LOUDEST, 20_000), 10)[:, None]
+    np.testing.assert_allclose(window_evidence(number, number * mean, 10.0), mean, rtol=1e-9, atol=1e-12)
+
+
 def test_long_arrays_are_summed_up_like_short_ones(monkeypatch: pytest.MonkeyPatch) -> None:
     draw = np.random.default_rng(0)
     number = draw.integers(0, 50, (101, 4)).astype(np.float64)
     sums = number * draw.uniform(0.5, 3.0, number.shape)
     expected = window_evidence(number, sums, 1.5)
+    monkeypatch.setattr(evidence, "MANY", 0)
+    monkeypatch.setattr(evidence, "TABLED", 0)  # all are computed
     monkeypatch.setattr(evidence, "PIECE", 10)
     monkeypatch.setattr("os.cpu_count", lambda: 3)
     np.testing.assert_array_equal(window_evidence(number, sums, 1.5), expected)

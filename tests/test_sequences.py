@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from anomaly.errors import InputError
-from anomaly.sequences import Sequences, lagged, microseconds, whole_sequences
+from anomaly.sequences import Sequences, counts_within, lagged, microseconds, whole_sequences
 
 YEAR = 365.25 * 86_400
 
@@ -126,6 +126,32 @@ def test_the_last_event_of_the_window_after_is_found_as_by_looking_at_each(
     sequences = sequences_of([np.cumsum(one).tolist() for one in gaps])
     near = oracles.around(sequences.time.tolist(), sequences.offsets.tolist(), seconds)
     assert sequences.leading(seconds).tolist() == [max(one) for one in near]
+
+
+@given(histories)
+def test_several_windows_are_found_at_once_as_one_by_one(gaps: list[list[float]]) -> None:
+    times = [np.cumsum(one).tolist() for one in gaps]
+    scales = [5.0, 1.0, 86_401.0, 5.0]
+    together, alone = sequences_of(times), sequences_of(times)
+    for side in ("lagged", "leading"):
+        together.reach(side, 1.0)  # one of them is known already
+        found = together.reaches(side, scales)
+        assert [one.tolist() for one in found] == [alone.reach(side, seconds).tolist() for seconds in scales]
+    counts = counts_within(alone.time, alone.offsets, [5.0, 3600.0], most=3)
+    expected = [np.arange(len(alone)) - lagged(alone.time, alone.offsets, seconds, 3) + 1 for seconds in (5.0, 3600.0)]
+    np.testing.assert_array_equal(counts, expected)
+
+
+def test_the_last_windows_are_kept_and_no_more() -> None:
+    sequences = sequences_of([[0.0, 1.0, 5.0, 9.0]])
+    for seconds in range(1, 30):
+        sequences.reaches("lagged", [float(seconds), seconds + 0.5])
+    assert list(sequences._found) == [("lagged", seconds / 2) for seconds in range(50, 60)]
+    again = sequences.reach("lagged", 29.5)
+    assert sequences.reach("lagged", 29.5) is again
+    many = [float(seconds) for seconds in range(1, 40)]
+    assert len(sequences.reaches("lagged", many)) == len(many)
+    assert list(sequences._found) == [("lagged", float(seconds)) for seconds in range(30, 40)]
 
 
 def test_the_typical_gap_is_that_within_an_entity_between_different_times() -> None:
