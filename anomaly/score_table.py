@@ -13,6 +13,8 @@ from anomaly.schema import Schema
 from anomaly.scorer import LEAST_LOG_P, LN_10, Judgement
 
 Float = NDArray[np.float64]
+STATUSES = ("incomplete", "learning", "ok", "unseen")
+INCOMPLETE, LEARNING, OK, UNSEEN = range(len(STATUSES))
 YOUNG = 5  # earlier events below which an entity's status is `learning`
 
 
@@ -67,21 +69,12 @@ def statuses(frame: pl.DataFrame, offsets: NDArray[np.int64], known: NDArray[np.
     """
     position = np.arange(len(frame)) - np.repeat(offsets[:-1], np.diff(offsets))
     fields = [name for name in frame.columns if name[:2] in ("n:", "c:", "p:")]
-    facts = frame.select(
-        incomplete=pl.any_horizontal(pl.lit(value=False), *(pl.col(name).is_null() for name in fields)),
-        unseen=~pl.col("entity").is_in(pl.Series(known.tolist(), dtype=pl.String).implode()),
-        learning=pl.Series(position < YOUNG),
-    )
-    return facts.select(
-        pl.when("incomplete")
-        .then(pl.lit("incomplete"))
-        .when("learning")
-        .then(pl.lit("learning"))
-        .when("unseen")
-        .then(pl.lit("unseen"))
-        .otherwise(pl.lit("ok"))
-        .alias("status")
-    ).to_series()
+    gaps = frame.select(pl.any_horizontal(pl.lit(value=False), *(pl.col(name).is_null() for name in fields)))
+    unseen = ~frame["entity"].gather(offsets[:-1]).is_in(pl.Series(known.tolist(), dtype=pl.String).implode())
+    status = np.where(np.repeat(unseen.to_numpy(), np.diff(offsets)), UNSEEN, OK)
+    status[position < YOUNG] = LEARNING
+    status[np.broadcast_to(gaps.to_series().to_numpy(), len(frame))] = INCOMPLETE
+    return pl.Series("status", STATUSES).gather(status)
 
 
 def entity_columns(schema: Schema) -> list[pl.Expr]:

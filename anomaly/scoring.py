@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 
 import numpy as np
 import polars as pl
@@ -21,10 +22,11 @@ from anomaly.models.base import SequenceModel
 from anomaly.schema import Schema
 from anomaly.score_table import score_columns, score_table, statuses
 from anomaly.scorer import Errors, Scorer
-from anomaly.sequences import PIECE, Sequences, whole_sequences
+from anomaly.sequences import PIECE, Sequences, by_pieces, whole_sequences
 
 Float = NDArray[np.float64]
 Mask = NDArray[np.bool_]
+LAST, LAST_PARTS = 2, 4  # so many pieces at the end of a table are cut into so many parts each
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,22 +59,26 @@ class Scoring:
         """
         offsets = entity_offsets(frame["entity"])
         status = statuses(frame, offsets, self.known)
-        time, row = frame["time"].to_numpy(), frame["row"].to_numpy()
-        chosen = np.ones(len(frame), dtype=bool) if start is None else time >= start
-        order = np.flatnonzero(chosen)
-        order = order[np.argsort(row[order])]  # of the score table's rows in the frame
-        place = np.empty(len(frame), dtype=np.int64)
-        place[order] = np.arange(len(order))
+        chosen = np.ones(len(frame), dtype=bool) if start is None else frame["time"].to_numpy() >= start
+        borders = [border for border in _pieces(offsets) if chosen[slice(*border)].any()]
+        place = np.cumsum([0, *(np.count_nonzero(chosen[slice(*border)]) for border in borders)]).tolist()
         said: dict[str, Float] = {}
 
-        def score(first: int, last: int) -> None:
-            mask = chosen[first:last]
-            at = place[first:last][mask]
-            for name, values in self._piece(frame[first:last], mask, start).items():
-                said.setdefault(name, np.empty(len(order)))[at] = values
+        def score(first: int, last: int, at: slice) -> None:
+            for name, values in self._piece(frame[first:last], chosen[first:last], start).items():
+                said.setdefault(name, np.empty(place[-1]))[at] = values
 
-        borders = [border for border in whole_sequences(offsets, PIECE) if chosen[slice(*border)].any()]
-        side_by_side([partial(score, *border) for border in borders], parallel=pays(self.model.device_, len(frame)))
+        works = [partial(score, *border, slice(*at)) for border, at in zip(borders, pairwise(place), strict=True)]
+        side_by_side(works, parallel=pays(self.model.device_, len(frame)))
+        order = np.flatnonzero(chosen)
+        by_row, names = _rising(frame["row"].to_numpy()[order]), list(said)
+
+        def sort(first: int, last: int) -> None:
+            for name in names[first:last]:
+                said[name] = said[name][by_row]
+
+        by_pieces(sort, [(at, at + 1) for at in range(len(names))])
+        order = order[by_row]
         return score_table(frame[order], self.schema, status[order], said)
 
     def _piece(self, frame: pl.DataFrame, mask: Mask, start: float | None) -> dict[str, Float]:
@@ -84,3 +90,23 @@ class Scoring:
         if not mask.all():
             errors = {name: values[mask] for name, values in errors.items()}
         return score_columns(judged, self.scorer.field_surprise(errors))
+
+
+def _rising(row: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Where the rows (n,), all different, are in rising order; without sorting, if they are most of all rows."""
+    first, last = int(row.min()), int(row.max())
+    if last - first > 2 * len(row):
+        return np.argsort(row)
+    where = np.full(last - first + 1, -1)
+    where[row - first] = np.arange(len(row))
+    return np.asarray(where[where >= 0])
+
+
+def _pieces(offsets: NDArray[np.int64]) -> list[tuple[int, int]]:
+    """Pieces of whole entities, at the end smaller ones, so that no thread waits long for the last one."""
+    pieces = whole_sequences(offsets, PIECE)
+    if len(pieces) <= LAST:
+        return pieces
+    first = pieces[-LAST][0]
+    late = whole_sequences(offsets[np.searchsorted(offsets, first) :] - first, max(PIECE // LAST_PARTS, 1))
+    return [*pieces[:-LAST], *((first + begin, first + end) for begin, end in late)]
