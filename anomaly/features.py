@@ -30,7 +30,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from anomaly.errors import NotFittedError, ParameterError, SchemaError
-from anomaly.loops import sum_windows
+from anomaly.loops import mark_new, sum_windows
 from anomaly.schema import Schema
 from anomaly.sequences import (
     MOST_RECENT,
@@ -308,20 +308,17 @@ class Encoder:
         hour = np.floor(np.mod(frame["clock"].to_numpy(), 86400.0) / 3600.0).astype(np.int32)
         codes = {"clock:hour": FIRST_CODE + hour}
         micros = microseconds(frame["time"].to_numpy())
-        first_event = np.zeros(len(frame), dtype=bool)
-        first_event[offsets[:-1]] = True
         vocabularies = {column.name: column.vocabulary for column in self.category}
         for name in self.schema.categorical:
-            values = frame[f"c:{name}"]
-            missing = values.is_null().to_numpy()
-            table = {value: FIRST_CODE + code for code, value in enumerate(vocabularies[name])}
-            code = _lookup(values, table)
-            codes[name] = np.where(missing, MISSING, code).astype(np.int32)
-            first = new_values(frame["entity"], values, micros, round(self.lately * 1e6))
-            codes[f"first:{name}"] = np.where(missing, MISSING, np.where(first, YES, NO)).astype(np.int32)
-            same = (values == values.shift(1)).fill_null(value=False).to_numpy()
-            unknown = missing | first_event | np.concatenate([[True], missing[:-1]])[: len(missing)]
-            codes[f"changed:{name}"] = np.where(unknown, MISSING, np.where(same, NO, YES)).astype(np.int32)
+            code, known = _numbered(frame[f"c:{name}"], vocabularies[name])
+            missing = code < 0
+            codes[name] = np.where(missing, MISSING, known)
+            new = new_values(code, offsets, micros, round(self.lately * 1e6))
+            codes[f"first:{name}"] = np.where(missing, MISSING, np.where(new, YES, NO)).astype(np.int32)
+            before = np.concatenate([[-1], code[:-1]])[: len(code)]
+            before[offsets[:-1]] = -1
+            same = np.where(code == before, NO, YES)
+            codes[f"changed:{name}"] = np.where(missing | (before < 0), MISSING, same).astype(np.int32)
         return codes
 
 
@@ -332,20 +329,16 @@ def judged_twice(columns: Sequence[Column]) -> NDArray[np.int64]:
     return np.array(pairs, dtype=np.int64).reshape(len(pairs), 2)
 
 
-def new_values(entity: pl.Series, value: pl.Series, micros: NDArray[np.int64], lately: int) -> NDArray[np.bool_]:
+def new_values(
+    code: NDArray[np.int64], offsets: NDArray[np.int64], micros: NDArray[np.int64], lately: int
+) -> NDArray[np.bool_]:
     """Did each event's entity meet its value for the first time, or less than `lately` microseconds ago, (N,).
 
-    Of an entity that met `MOST_VALUES`, any other one is always new. A missing value (null) is none.
+    Of an entity that met `MOST_VALUES`, any other one is always new. A missing value (a negative code) is none.
     """
-    table = pl.DataFrame({"entity": entity, "value": value, "index": np.arange(len(value))})
-    met = table.select(pl.col("index").min().over("entity", "value")).to_series().to_numpy()
-    first = (met == table["index"].to_numpy()) & value.is_not_null().to_numpy()
-    new = first | (micros - micros[met] < lately)
-    counted = table.select("entity", first=pl.Series(first))
-    if len(value) and counted.group_by("entity").agg(pl.col("first").sum())["first"].max() > MOST_VALUES:  # type: ignore[operator]
-        number = counted.select(pl.col("first").cum_sum().over("entity")).to_series().to_numpy()
-        new |= number[met] > MOST_VALUES  # of a value when it was met
-    return np.asarray(new, dtype=bool)
+    new = np.empty(len(code), dtype=bool)
+    mark_new(code, offsets, micros, lately, MOST_VALUES, new)
+    return new
 
 
 def refuse_names(schema: Schema) -> None:
@@ -399,7 +392,8 @@ def raw_numbers(frame: pl.DataFrame, schema: Schema, offsets: NDArray[np.int64] 
         columns["place:speed"] = speed_kmh(columns["place:distance"], gap)
     clock = frame["clock"].to_numpy()
     for name, period in CIRCLES.items():
-        angle = 2 * np.pi * np.mod(clock - MONDAY, period) / period
+        turns = (clock - MONDAY) / period
+        angle = 2 * np.pi * (turns - np.floor(turns))
         columns[f"circle:{name}_sin"], columns[f"circle:{name}_cos"] = np.sin(angle), np.cos(angle)
     return columns
 
@@ -466,10 +460,13 @@ def _floats(column: pl.Series) -> Float:
     return column.cast(pl.Float64).fill_null(float("nan")).to_numpy()
 
 
-def _lookup(values: pl.Series, table: Mapping[str, int]) -> NDArray[np.int32]:
-    if not table:
-        return np.zeros(len(values), dtype=np.int32)
-    return values.replace_strict(table, default=UNSEEN, return_dtype=pl.Int32).fill_null(UNSEEN).to_numpy()
+def _numbered(values: pl.Series, vocabulary: Sequence[str]) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+    """A number for each value, the same for equal ones and -1 for none; and its code in the vocabulary; (N,) each."""
+    words = pl.Series(values.name, vocabulary, dtype=pl.String)
+    number = pl.concat([words, values]).cast(pl.Categorical).to_physical().cast(pl.Int64).fill_null(-1).to_numpy()
+    codes = np.full(int(number.max(initial=-1)) + 2, UNSEEN, dtype=np.int32)
+    codes[number[: len(words)]] = FIRST_CODE + np.arange(len(words))
+    return number[len(words) :], codes[number[len(words) :]]
 
 
 def _previous(values: Float, first: NDArray[np.int64]) -> Float:

@@ -221,6 +221,33 @@ def sum_recent(total, back, sums, number):  # type: ignore[no-untyped-def]
 
 
 @compiled
+def mark_new(code, offsets, micros, lately, most, out):  # type: ignore[no-untyped-def]
+    """Did each event's entity meet its value for the first time, or less than `lately` ago, into `out`; all (N,).
+
+    code : of the value, negative = there is none, and `out` is False; offsets : (S + 1,), borders of the entities;
+    micros : times. Of an entity that met `most` values, any other one is always new: so no more need be remembered.
+    """
+    places = np.int64(2)
+    while places < 2 * most:
+        places *= 2
+    owner, known, since = np.full(places, -1, np.int64), np.empty(places, np.int64), np.empty(places, np.int64)
+    for sequence in range(len(offsets) - 1):
+        met = 0
+        for i in range(offsets[sequence], offsets[sequence + 1]):
+            one, out[i] = np.int64(code[i]), code[i] >= 0
+            if one < 0:
+                continue
+            place = (one * np.int64(0x9E3779B1) >> np.int64(16)) & (places - 1)
+            while owner[place] == sequence and known[place] != one:
+                place = (place + 1) & (places - 1)
+            if owner[place] == sequence:
+                out[i] = micros[i] - since[place] < lately
+            elif met < most:
+                owner[place], known[place], since[place] = sequence, one, micros[i]
+                met += 1
+
+
+@compiled
 def sum_windows(values, first, out):  # type: ignore[no-untyped-def]
     """See `anomaly.features.window_sums`; all (N,). A stretch at a time, so that it stays in the processor's cache."""
     start = 0
