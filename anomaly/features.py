@@ -228,8 +228,10 @@ class Encoder:
             some = frame[first:last]
             own = offsets[np.searchsorted(offsets, first) : np.searchsorted(offsets, last) + 1] - first
             raw, codes = raw_numbers(some, self.schema, own), self._codes(some, own)
+            encoded = np.empty((len(self.numeric), last - first), dtype=np.float32)  # turned over once, not by column
             for index, column in enumerate(self.numeric):
-                numeric[first:last, index] = np.clip(column.encode(raw[column.name]), -FARTHEST, FARTHEST)
+                encoded[index] = np.clip(column.encode(raw[column.name]), -FARTHEST, FARTHEST)
+            numeric[first:last] = encoded.T
             for index, column in enumerate(self.category):
                 category[first:last, index] = codes[column.name]
 
