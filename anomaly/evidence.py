@@ -29,8 +29,8 @@ NO_PAIRS: Int = np.zeros((0, 2), dtype=np.int64)
 PIECE = 32_768  # events at a time, where each takes long and several threads share the work
 LOUDEST = 7.0  # nats that one event adds to evidence at most: 1 in 1,100; a run is more than one event
 NODES = 64  # of a bound on evidence, for each number of events
-TABLED = 64  # events in a window whose evidence is looked up: more are rare
-MANY = 100_000  # windows, from which on it pays to make the table
+TABLED = 128  # events in a window whose evidence is looked up: more are rare
+MANY = 60_000  # windows, from which on it pays to make the table
 DENSE = 40.0  # cells of such a curve for each root of its shape; more than are needed for few events
 FEWEST_CELLS = 64
 NOT_SMOOTH = 0.2  # root of the mean
