@@ -22,8 +22,11 @@ from anomaly.sequences import Sequences
 from anomaly.simulator import SIMULATED_SCHEMA, simulate
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from anomaly.detector import Detector
     from anomaly.models.base import SequenceModel
+    from anomaly.models.batches import Events
     from anomaly.models.training import Mask
 
 settings.register_profile("repeatable", derandomize=True, deadline=None)
@@ -45,6 +48,18 @@ class History:
     category: tuple[Column, ...]
     train: Mask
     valid: Mask
+
+
+def events_of(numeric: Tensor, category: Tensor, statistics: Tensor | None = None) -> Events:
+    """All events of a table: numbers (n, F), codes (n, C), averages (n, Q)."""
+    import torch
+
+    from anomaly.models.batches import Events, Table
+
+    n = len(numeric)
+    averages = torch.zeros(n, 0) if statistics is None else statistics
+    at = torch.arange(n)
+    return Events(Table(numeric.contiguous(), category.int().contiguous(), averages, 0 * at, at.numpy()), at)
 
 
 def sequences_of(times: list[list[float]]) -> Sequences:
@@ -108,6 +123,7 @@ def payments() -> pl.DataFrame:
 @pytest.fixture(scope="session")
 def detector(payments: pl.DataFrame) -> Detector:
     """A detector fitted on the first 40 days of `payments`."""
+
     from anomaly.detector import Detector
 
     return Detector(SIMULATED_SCHEMA, hidden=8, epochs=2, seed=1).fit(payments, until=SPLIT, progress=False)
@@ -128,6 +144,7 @@ def untidy() -> pl.DataFrame:
 @pytest.fixture(scope="session")
 def untidy_detector(untidy: pl.DataFrame) -> Callable[[float | None], Detector]:
     """Detectors of `untidy` by hours of quarantine; None = chosen from the gaps."""
+
     from anomaly.detector import Detector
 
     @cache

@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import DAY, History
+from conftest import DAY, History, events_of
 from torch import Tensor
 
 from anomaly.errors import ParameterError
 from anomaly.models.autoencoder import Autoencoder
 from anomaly.models.backbones import CAUSAL, CONV_REACH, LAYERS, WINDOW, State
-from anomaly.models.batches import Plan, Table
+from anomaly.models.batches import Events, Plan, Table
 from anomaly.models.cells import Memory, Reader
 from anomaly.models.forecaster import Forecaster
 from anomaly.models.training import Training
@@ -36,10 +36,15 @@ def rows_of(history: History, steps: int, rows: int) -> tuple[Tensor, Tensor]:
     return numeric, torch.from_numpy(history.sequences.category.astype(np.int64))[index]
 
 
+def read(memory: Memory, numeric: Tensor, category: Tensor, state: State) -> tuple[Tensor, State]:
+    """Read T steps of B rows, (T, B, F) and (T, B, C)."""
+    return memory.read(events_of(numeric.flatten(0, 1), category.flatten(0, 1)), state)
+
+
 def in_chunks(memory: Memory, numeric: Tensor, category: Tensor, size: int) -> tuple[Tensor, State]:
     state, found = memory.empty(numeric.shape[1]), []
     for one, other in zip(torch.split(numeric, size), torch.split(category, size), strict=True):
-        output, state = memory.read(one, other, state)
+        output, state = read(memory, one, other, state)
         found.append(output)
     return torch.cat(found), state
 
@@ -47,7 +52,7 @@ def in_chunks(memory: Memory, numeric: Tensor, category: Tensor, size: int) -> t
 @torch.inference_mode()
 def test_one_pass_is_chunks_is_one_step_at_a_time(memory: Memory, history: History) -> None:
     numeric, category = rows_of(history, 200, 3)
-    whole, end = memory.read(numeric, category, memory.empty(3))
+    whole, end = read(memory, numeric, category, memory.empty(3))
     assert whole.shape == (200, 3, HIDDEN)
     for size in (1, 7, 64, 150):
         found, state = in_chunks(memory, numeric, category, size)
@@ -55,8 +60,8 @@ def test_one_pass_is_chunks_is_one_step_at_a_time(memory: Memory, history: Histo
         assert len(state) == len(end)
     state, row = memory.empty(1), []
     for values, codes in zip(numeric[:, 1:2], category[:, 1:2], strict=True):
-        output, state = memory.step(values, codes, state)
-        row.append(output)
+        output, state = read(memory, values[None], codes[None], state)
+        row.append(output[0])
     torch.testing.assert_close(torch.cat(row), whole[:, 1], rtol=0, atol=1e-5)
 
 
@@ -64,7 +69,7 @@ def test_one_pass_is_chunks_is_one_step_at_a_time(memory: Memory, history: Histo
 def test_the_state_is_bounded_and_its_first_part_is_the_memory(memory: Memory, history: History) -> None:
     numeric, category = rows_of(history, 150, 4)
     empty = memory.empty(4)
-    output, state = memory.read(numeric, category, empty)
+    output, state = read(memory, numeric, category, empty)
     assert [part.shape for part in state] == [part.shape for part in empty]
     assert all(part.shape[1] == 4 for part in state)
     torch.testing.assert_close(state[0], output[-1:])
@@ -74,13 +79,13 @@ def test_the_state_is_bounded_and_its_first_part_is_the_memory(memory: Memory, h
 @torch.inference_mode()
 def test_later_events_and_other_rows_change_nothing(memory: Memory, history: History) -> None:
     numeric, category = rows_of(history, 150, 3)
-    whole, _ = memory.read(numeric, category, memory.empty(3))
+    whole, _ = read(memory, numeric, category, memory.empty(3))
     other = numeric.clone()
     other[100:] += 2.0
-    found, _ = memory.read(other, category, memory.empty(3))
+    found, _ = read(memory, other, category, memory.empty(3))
     torch.testing.assert_close(found[:100], whole[:100], rtol=0, atol=1e-6)
     assert memory.backbone == "none" or (found[100:] - whole[100:]).abs().max() > 1e-3
-    alone, _ = memory.read(numeric[:, 2:], category[:, 2:], memory.empty(1))
+    alone, _ = read(memory, numeric[:, 2:], category[:, 2:], memory.empty(1))
     torch.testing.assert_close(alone[:, 0], whole[:, 2], rtol=0, atol=1e-5)
 
 
@@ -94,7 +99,9 @@ def test_what_is_out_of_reach_is_forgotten(history: History, name: str, reach: i
     numeric, category = rows_of(history, 200, 1)
     other = numeric.clone()
     other[:5] += 3.0
-    gap = (memory.read(numeric, category, memory.empty(1))[0] - memory.read(other, category, memory.empty(1))[0]).abs()
+    gap = (
+        read(memory, numeric, category, memory.empty(1))[0] - read(memory, other, category, memory.empty(1))[0]
+    ).abs()
     far = gap[:, 0].amax(dim=1)
     assert not far[4 + reach :].any()
     assert not reach or far[3 + reach] > 0, "the last event that sees it"
@@ -111,10 +118,10 @@ def test_a_reader_takes_any_backbone_through_rows_that_end(memory: Memory, histo
         reader = Reader(memory, table)
         for chunk in plan.chunks(group):
             index, before = reader.read(chunk)
-            found[index] = before
+            found[index] = before[:, :HIDDEN]
     for number in (0, 5, len(sequences.entity) - 1):
         first, last = sequences.offsets[number : number + 2]
-        output, _ = memory.read(table.numeric[first:last, None], table.category[first:last, None], memory.empty(1))
+        output, _ = memory.read(Events(table, torch.arange(first, last)), memory.empty(1))
         memories = torch.cat([memory.empty(1)[0], output])[:, 0]
         expected = memories[torch.from_numpy(table.memory[first:last] - first)]
         torch.testing.assert_close(found[first:last], expected, rtol=0, atol=1e-5)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import oracles
@@ -16,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from anomaly.models.autoencoder import Autoencoder
 from anomaly.models.base import SequenceModel, averaged
-from anomaly.models.batches import CLIP, Plan, Table, memory_border, memory_statistics
+from anomaly.models.batches import CLIP, Events, Plan, Table, memory_border, memory_statistics
 from anomaly.models.cells import Memory
 from anomaly.models.forecaster import Forecaster
 from anomaly.sequences import Sequences
@@ -75,12 +76,12 @@ lengths = st.lists(st.integers(1, 90), min_size=1, max_size=40)
 
 
 @settings(deadline=None)
-@given(lengths, st.integers(1, 200), st.integers(1, 40), st.none() | st.integers(1, 60))
+@given(lengths, st.integers(1, 200), st.integers(1, 40), st.none() | st.integers(1, 40), st.none() | st.integers(1, 60))
 def test_a_plan_reads_every_event_once_and_those_of_a_row_in_order(
-    drawn: list[int], events: int, steps: int, longest: int | None
+    drawn: list[int], events: int, steps: int, least: int | None, longest: int | None
 ) -> None:
     offsets = np.concatenate([[0], np.cumsum(drawn)]).astype(np.int64)
-    plan = Plan.of(offsets, events=events, steps=steps, longest=longest)
+    plan = Plan.of(offsets, events=events, steps=steps, least=least, longest=longest)
     seen: list[int] = []
     for group in range(len(plan.groups)):
         rows: dict[int, list[int]] = {}
@@ -142,9 +143,9 @@ def counted_steps(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     steps: list[int] = []
     read = Memory.read
 
-    def counting(self: Memory, numeric: torch.Tensor, *rest: torch.Tensor) -> object:
-        steps.append(numeric.shape[0] * numeric.shape[1])
-        return read(self, numeric, *rest)  # type: ignore[arg-type]
+    def counting(self: Memory, events: Events, *rest: Any) -> object:
+        steps.append(len(events))
+        return read(self, events, *rest)
 
     monkeypatch.setattr(Memory, "read", counting)
     return steps

@@ -8,6 +8,7 @@ import numpy as np
 import oracles
 import pytest
 import torch
+from conftest import events_of as every
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -43,7 +44,7 @@ def drawn(seed: int, events: int = 1, wide: float = 1.0, fields: FieldSet = FIEL
 
 def events_of(numeric: Tensor, category: Tensor | None = None) -> Events:
     codes = torch.full((len(numeric), len(CATEGORY)), 2) if category is None else category
-    return Events(numeric, codes, torch.zeros(len(numeric), 1))
+    return every(numeric, codes)
 
 
 def same_value(column: Column, values: Tensor) -> Events:
@@ -80,9 +81,9 @@ def test_a_number_that_a_category_may_explain_is_judged_twice() -> None:
     names = [column.name for column in heads.fields.columns]
     twice = {"given:amount", "given:balance"}
     assert set(names) == {*NAMES, *twice}
-    numeric, memory = torch.ones(1, len(layout)), torch.ones(1, 3)
+    numeric, recalled = torch.ones(1, len(layout)), torch.ones(1, 3 + 1)
     bought_a, bought_b = (events_of(numeric, torch.tensor([[shop, 2]])) for shop in (2, 3))
-    errors = [heads(memory, events).errors(bought_a)[0] for events in (bought_a, bought_b)]
+    errors = [heads(recalled, events).errors(bought_a)[0] for events in (bought_a, bought_b)]
     assert {name for name, one, other in zip(names, *errors, strict=True) if one != other} == twice
     plain = StagedHeads(layout, (FLAG,), memory=3, statistics=1, width=8)
     assert not any(column.name.startswith("given:") for column in plain.fields.columns)
@@ -256,7 +257,7 @@ def learned(sample: Tensor, category: Tensor, columns: Sequence[Column]) -> Pred
     start = Prediction(fields, numbers.flatten()[None], torch.zeros(1, fields.category_width))
     asked, weights = constant(start, len(sample))
     optimizer = torch.optim.Adam(weights, lr=0.05)
-    events = Events(sample, category, torch.zeros(len(sample), 1))
+    events = every(sample, category)
     for _ in range(250):
         loss, _ = asked.loss(events, torch.full((len(sample),), 1 / len(sample)), errors=False)
         optimizer.zero_grad()
@@ -280,6 +281,6 @@ def test_a_known_distribution_is_recovered() -> None:
     fresh = torch.where(torch.rand(1500, generator=generator) < 0.3, 2.0, -0.5)
     fresh = fresh + 0.4 * torch.randn(1500, generator=generator)
     spread = Prediction(found.fields, found.numbers.expand(1500, -1), found.categories.expand(1500, -1))
-    tails = torch.exp(-spread.errors(Events(fresh[:, None], category, torch.zeros(1500, 1)))[:, 0])
+    tails = torch.exp(-spread.errors(every(fresh[:, None], category))[:, 0])
     for level in (0.9, 0.5, 0.1):
         assert float((tails <= level).float().mean()) == pytest.approx(level, abs=0.05)

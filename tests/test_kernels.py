@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import events_of
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -17,7 +18,7 @@ from anomaly.models import kernels, likelihood
 from anomaly.models.autoencoder import lstm_step
 from anomaly.models.batches import CLIP, Events
 from anomaly.models.cells import EventEmbedding
-from anomaly.models.heads import StagedHeads
+from anomaly.models.heads import FieldSet, StagedHeads
 from anomaly.models.kernels import COMPONENTS, WIDTH
 from anomaly.models.likelihood import Compiled, Heads, Layout, Parts, Targets, judge, outputs_of, total_loss
 
@@ -119,6 +120,21 @@ def relative(found: NDArray[np.floating], right: NDArray[np.float64]) -> float:
     return float(np.abs(found / right - 1).max())
 
 
+@pytest.mark.parametrize("scale", [0.2, 1.5])
+def test_borders_of_bins_are_those_of_torch(scale: float) -> None:
+    """Half-way to the next counts, few or many, or `RESOLUTION` away, for numbers always."""
+    columns = (
+        Column(name="amount", kind="number", tail="upper", unit=1.0),
+        Column(name="count:1h", kind="count", tail="upper", unit=1.0, center=0.9, scale=scale, step=0.5),
+    )
+    fields = FieldSet.of(columns, ())
+    counts = np.concatenate([np.arange(500.0), np.logspace(2, 8, 500).round()])
+    values = torch.from_numpy(np.stack([column.encode(counts) for column in columns], axis=1)).float()
+    targets = fields.targets(events_of(values, torch.empty(1000, 0)))
+    for found, right in zip((targets.lower, targets.upper), fields.borders(values.double().t()), strict=True):
+        np.testing.assert_allclose(found.numpy(), right.numpy(), rtol=3e-7, atol=3e-7 / scale)
+
+
 def test_odds_far_out_stay_numbers() -> None:
     parts, targets = made(50, 30.0)
     assert torch.isfinite(Compiled(LAYOUT, parts, targets).errors()).all()
@@ -156,7 +172,8 @@ def happened(events: int) -> Events:
     numeric = 6 * torch.randn(events, 3, generator=draw)
     numeric[::5, 0] = torch.nan
     category = torch.randint(4, (events, 2), generator=draw, dtype=torch.int32)
-    return Events(numeric, category, torch.randn(events, 3, generator=draw))
+    every = events_of(numeric, category, torch.randn(events, 3, generator=draw))
+    return Events(every.table, torch.randperm(events, generator=draw))
 
 
 def same_derivatives(found: list[Tensor], right: list[Tensor], leaves: list[Tensor]) -> None:
@@ -164,12 +181,14 @@ def same_derivatives(found: list[Tensor], right: list[Tensor], leaves: list[Tens
     weights = [torch.randn(one.shape, generator=torch.Generator().manual_seed(2)) for one in right]
     for one, other in zip(found, right, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
-    by_found, by_right = (
-        torch.autograd.grad(sum((o * w).sum() for o, w in zip(outputs, weights, strict=True)), leaves)  # type: ignore[arg-type]
-        for outputs in (found, right)
-    )
+    by_found, by_right = (derivatives(outputs, weights, leaves) for outputs in (found, right))
     for one, other in zip(by_found, by_right, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
+
+
+def derivatives(outputs: list[Tensor], weights: list[Tensor], leaves: list[Tensor]) -> tuple[Tensor, ...]:
+    total = torch.stack([(one * weight).sum() for one, weight in zip(outputs, weights, strict=True)]).sum()
+    return torch.autograd.grad(total, leaves, retain_graph=True)
 
 
 def test_an_embedded_event_is_clipped_numbers_flags_and_rows() -> None:
@@ -178,7 +197,7 @@ def test_an_embedded_event_is_clipped_numbers_flags_and_rows() -> None:
     tables = [table.weight for table in embedding.tables]
     rows = [table[code.long()] for code, table in zip(events.category.t(), tables, strict=True)]  # type: ignore[index]
     right = torch.cat([known, torch.isnan(events.numeric).float(), *rows], dim=1)
-    same_derivatives([embedding(events.numeric, events.category)], [right], list(embedding.parameters()))
+    same_derivatives([embedding(events)], [right], list(embedding.parameters()))
 
 
 @pytest.mark.parametrize("category", [CATEGORY, CATEGORY[1:]])
@@ -188,8 +207,9 @@ def test_stages_of_heads_are_those_of_torch_with_their_derivatives(
 ) -> None:
     monkeypatch.setattr(likelihood, "BLOCK", block)
     events, memory = happened(150), torch.randn(150, 4, requires_grad=True)
+    recalled = torch.cat([memory, events.statistics], dim=1)
     heads, weight = StagedHeads(NUMERIC, category, 4, 3, 5), torch.rand(150)
-    asked, plain = heads(memory, events), heads.plain(memory, events)
+    asked, plain = heads(recalled, events), heads.plain(recalled, events)
     assert len(plain.stages) == (3 if len(category) > 1 else 2)
     torch.testing.assert_close(asked.errors(events), plain.errors(events), equal_nan=True, rtol=2e-5, atol=2e-5)
     assert asked.total_loss(events) == pytest.approx(plain.total_loss(events), rel=1e-5)
@@ -200,10 +220,12 @@ def test_stages_of_heads_are_those_of_torch_with_their_derivatives(
 
 @pytest.mark.parametrize("carried", [False, True])
 def test_a_step_of_an_lstm_is_that_of_the_textbook(carried: bool) -> None:
-    gates = (3 * torch.randn(50, 20)).requires_grad_()
+    gates = (3 * torch.randn(50, 20 if carried else 15)).requires_grad_()
     cell = torch.randn(50, 5).requires_grad_() if carried else None
-    enter, keep, new, out = gates.chunk(4, dim=1)
+    enter, *keep, new, out = gates.chunk(4 if carried else 3, dim=1)
     kept = torch.sigmoid(enter) * torch.tanh(new)
-    kept = kept if cell is None else kept + torch.sigmoid(keep) * cell
+    kept = kept if cell is None else kept + torch.sigmoid(keep[0]) * cell
     right = [torch.sigmoid(out) * torch.tanh(kept), kept]
-    same_derivatives(list(lstm_step(gates, cell)), right, [gates] if cell is None else [gates, cell])
+    leaves = [gates] if cell is None else [gates, cell]
+    same_derivatives(list(lstm_step(1 * gates, cell)), right, leaves)
+    same_derivatives([lstm_step(1 * gates, cell)[0]], right[:1], leaves)

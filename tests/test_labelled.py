@@ -28,7 +28,7 @@ def made(history: History) -> tuple[LabelledNetwork, Table, torch.Tensor]:
 def test_numbers_stand_as_they_are_beside_how_far_they_are_from_the_usual(history: History) -> None:
     network, table, extra = made(history)
     at = torch.arange(40)
-    events = Events.pick(table, at)
+    events = Events(table, at)
     numbers = network.numbers(events, extra[at])
     columns, usual = len(history.numeric), averaged(history.numeric)
     assert numbers.shape == (40, columns + 2 * len(usual) + 1)
@@ -45,7 +45,7 @@ def test_what_is_said_is_the_mean_of_the_members(history: History) -> None:
     network, table, extra = made(history)
     network.eval()
     at, memory = torch.arange(9), torch.randn(9, 6)
-    events = Events.pick(table, at)
+    events = Events(table, at)
     each = network.each(memory, events, extra[at])
     assert each.shape == (3, 9, 2)
     torch.testing.assert_close(network.outputs(memory, events, extra[at]), each.mean(dim=0))
@@ -79,7 +79,7 @@ def test_a_prior_is_a_line_to_which_the_head_adds_nothing_at_first(history: Hist
     _, table, extra = made(history)
     at, memory = torch.arange(9), torch.randn(9, 6)
     prior = torch.randn(len(extra), 1)
-    events, known = Events.pick(table, at), torch.cat([extra, prior], dim=1)[at]
+    events, known = Events(table, at), torch.cat([extra, prior], dim=1)[at]
     network.draw_line(2.0, -1.0)
     with torch.no_grad():
         network.head.bias.fill_(0.5)

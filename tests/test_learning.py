@@ -14,6 +14,7 @@ from conftest import History
 from anomaly.evaluation import average_precision
 from anomaly.models import learning
 from anomaly.models.base import SequenceModel
+from anomaly.models.batches import Events
 from anomaly.models.cells import Memory
 from anomaly.models.classifier import Classifier
 
@@ -32,9 +33,9 @@ def test_a_memory_that_rests_is_read_once_however_many_epochs(
 ) -> None:
     source, steps, read = trained("forecaster"), [], Memory.read
 
-    def counted(memory: Memory, numeric: torch.Tensor, *rest: Any) -> Any:
-        steps.append(numeric.shape[0] * numeric.shape[1])
-        return read(memory, numeric, *rest)
+    def counted(memory: Memory, events: Events, *rest: Any) -> Any:
+        steps.append(len(events))
+        return read(memory, events, *rest)
 
     monkeypatch.setattr(Memory, "read", counted)
     totals = []

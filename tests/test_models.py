@@ -179,7 +179,7 @@ def test_predictions_and_errors_are_of_the_same_distributions(
     mask = history.sequences.position % 5 == 2
     index, prediction = model.predictions(history.sequences, mask)
     assert index.tolist() == np.flatnonzero(mask).tolist()
-    events = Events.pick(model.table(history.sequences), torch.from_numpy(index))
+    events = Events(model.table(history.sequences), torch.from_numpy(index))
     close(prediction.errors(events).numpy(), errors[index])
 
 

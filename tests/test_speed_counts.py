@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from anomaly.models.autoencoder import Autoencoder
 from anomaly.models.base import SequenceModel, averaged
+from anomaly.models.batches import Events
 from anomaly.models.cells import Memory
 from anomaly.models.forecaster import Forecaster
 from anomaly.models.training import Training
@@ -79,9 +81,9 @@ def test_scoring_takes_one_step_for_each_event(
     steps: list[int] = []
     read = Memory.read
 
-    def counting(self: Memory, numeric: torch.Tensor, *rest: torch.Tensor) -> object:
-        steps.append(numeric.shape[0] * numeric.shape[1])
-        return read(self, numeric, *rest)  # type: ignore[arg-type]
+    def counting(self: Memory, events: Events, *rest: Any) -> object:
+        steps.append(len(events))
+        return read(self, events, *rest)
 
     monkeypatch.setattr(Memory, "read", counting)
     model.errors(many(history, ROWS, LENGTH))

@@ -105,7 +105,7 @@ def later_loss(model: SequenceModel, history: History) -> float:
     from anomaly.models.batches import Events
 
     index, prediction = model.predictions(history.sequences, history.valid)
-    events = Events.pick(model.table(history.sequences), torch.from_numpy(index))
+    events = Events(model.table(history.sequences), torch.from_numpy(index))
     return float(prediction.losses(events).sum(dim=1).mean())
 
 

@@ -19,43 +19,47 @@ from torch.nn import functional as fn
 from anomaly.features import Column
 from anomaly.models import kernels
 from anomaly.models.base import SequenceModel, statistics_width
-from anomaly.models.batches import Events, Table
+from anomaly.models.batches import Events
 from anomaly.models.cells import Memory
 from anomaly.models.heads import Asked, FieldSet, spread_locations
 from anomaly.models.training import Network
 
 
 class LstmStep(torch.autograd.Function):
-    """One step of an LSTM from its gates, on the processor."""
+    """One step of an LSTM from its gates, on the processor; they are activated in their place."""
 
     @staticmethod
     def forward(ctx: Any, gates: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:
-        """(n, 4 H) and (n, H), or (0, H) = nothing yet -> output and cell, (n, H) each."""
+        """(n, 4 H) and (n, H), or (n, 3 H) and (0, H) = nothing yet -> output and cell, (n, H) each."""
         output, new = (gates.new_empty(len(gates), cell.shape[1]) for _ in range(2))
         kernels.lstm_step(gates.numpy(), cell.numpy(), output.numpy(), new.numpy())
         ctx.save_for_backward(gates, cell, new)
+        ctx.set_materialize_grads(False)
         return output, new
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, by_output: Tensor, by_new: Tensor) -> tuple[Tensor, Tensor]:
-        """Derivatives by the gates and the cell."""
-        gates, cell, _ = ctx.saved_tensors
+    def backward(ctx: Any, by_output: Tensor, by_new: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Derivatives by the gates and the cell; by the new cell there is none where no step follows."""
+        gates, cell, new = ctx.saved_tensors
         by_gates, by_cell = torch.empty_like(gates), torch.empty_like(cell)
-        by = by_output.contiguous().numpy(), by_new.contiguous().numpy()
+        by = by_output.contiguous().numpy(), (new[:0] if by_new is None else by_new.contiguous()).numpy()
         kernels.lstm_step_back(*(one.numpy() for one in ctx.saved_tensors), *by, by_gates.numpy(), by_cell.numpy())
         return by_gates, by_cell
 
 
 def lstm_step(gates: Tensor, cell: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Output and cell after a step from gates (n, 4 H) and the cell before it, if there is one; (n, H) each."""
+    """Output and cell after a step from gates (n, 4 H) and the cell before it, (n, H) each.
+
+    In a first step there is no cell, and no gate for what to keep of it: gates (n, 3 H).
+    """
     if gates.device.type == "cpu":
-        nothing = gates.new_empty(0, gates.shape[1] // 4)
+        nothing = gates.new_empty(0, gates.shape[1] // 3)
         made: tuple[Tensor, Tensor] = LstmStep.apply(gates, nothing if cell is None else cell)  # type: ignore[no-untyped-call]
         return made
-    enter, keep, new, out = gates.chunk(4, dim=1)
+    enter, *keep, new, out = gates.chunk(3 if cell is None else 4, dim=1)
     entered = torch.sigmoid(enter) * torch.tanh(new)
-    cell = entered if cell is None else entered + torch.sigmoid(keep) * cell
+    cell = entered if cell is None else entered + torch.sigmoid(keep[0]) * cell
     return torch.sigmoid(out) * torch.tanh(cell), cell
 
 
@@ -82,49 +86,63 @@ class AutoencoderNetwork(Network):
         self.numbers = spread_locations(nn.Linear(hidden, self.fields.number_width))
         self.categories = nn.Linear(hidden, self.fields.category_width)
 
-    def encode(self, memory: Tensor, events: Events) -> Tensor:
-        """Bottleneck of n events given the memory before each: (n, Z), each number in (-1, 1)."""
-        embedded = self.memory.embedding(events.numeric, events.category)
-        code = fn.silu(self.encoder(torch.cat([memory, embedded, events.statistics], dim=1)))
+    def encode(self, recalled: Tensor, events: Events) -> Tensor:
+        """Bottleneck of n events given what is remembered before each, (n, H + Q): (n, Z), each number in (-1, 1)."""
+        weight, (first, last) = self.encoder.weight, self._columns
+        of_recalled = torch.cat([weight[:, :first], weight[:, last:]], dim=1)
+        projected = fn.linear(recalled, of_recalled, self.encoder.bias)
+        code = fn.silu(torch.addmm(projected, self.memory.embedding(events), weight[:, first:last].t()))
         code = torch.tanh(self.bottleneck(code))
         if self.training and self.noise:
             code = code + self.noise * torch.randn(code.shape, generator=self.draw, device=code.device)
         return code
 
-    def decode(self, code: Tensor, memory: Tensor, events: Events, steps: int) -> list[Asked]:
+    @property
+    def _columns(self) -> tuple[int, int]:
+        """Where the event stands among the inputs of the encoder, between memory and averages."""
+        return self.memory.hidden, self.memory.hidden + self.memory.embedding.size
+
+    def decode(self, code: Tensor, recalled: Tensor, steps: int) -> list[Asked]:
         """Heads that state the event itself, then those before it, newest first."""
-        given = torch.cat([code, memory, events.statistics], dim=1)
-        # What is given is the same at each step: projected once. The first step starts from nothing.
+        given = torch.cat([code, recalled], dim=1)
         by_input, by_output, *bias = self.decoder.all_weights[0]
-        projected = fn.linear(given, by_input, bias[0] + bias[1])
+        biases = bias[0] + bias[1]
+        # The first step starts from nothing, and needs no gate for what to keep of it.
+        gates, cell = fn.linear(given, _without_keep(by_input), _without_keep(biases)), None
+        # What is given is the same at each later step: projected once.
+        projected = fn.linear(given, by_input, biases) if steps > 1 else None
         found: list[Asked] = []
-        gates, cell = projected, None
         for _ in range(steps):
             output, cell = lstm_step(gates, cell)
             found.append(Asked(self.fields, [(output, self.numbers, self.categories)]))
-            gates = projected if len(found) == steps else projected + fn.linear(output, by_output)
+            if projected is not None and len(found) < steps:
+                gates = torch.addmm(projected, output, by_output.t())
         return found
 
-    def ask(self, memory: Tensor, events: Events) -> Asked:
+    def ask(self, recalled: Tensor, events: Events) -> Asked:
         """Heads that state the fields of n events as rebuilt."""
-        return self.decode(self.encode(memory, events), memory, events, 1)[0]
+        return self.decode(self.encode(recalled, events), recalled, 1)[0]
 
-    def extra_loss(self, memory: Tensor, index: Tensor, table: Table, weight: Tensor) -> Tensor:
+    def extra_loss(self, recalled: Tensor, events: Events, weight: Tensor) -> Tensor:
         """Loss of rebuilding the remembered events, newest first, for a sample of the events; dropped ones count 0."""
         if not self.steps:
-            return memory.new_zeros(())
-        chosen = torch.arange(0, len(index), 8, device=index.device)
-        index, memory = index[chosen], memory[chosen]
-        events = Events.pick(table, index)
-        code = self.encode(memory, events)
+            return recalled.new_zeros(())
+        table, index, recalled = events.table, events.index[::8], recalled[::8]
+        code = self.encode(recalled, Events(table, index))
         newest = torch.from_numpy(table.memory[index.cpu().numpy()]).to(index.device)
-        total = memory.new_zeros(())
-        for step, asked in enumerate(self.decode(code, memory, events, 1 + self.steps)[1:], start=1):
-            past = Events.pick(table, (newest - step).clamp(min=0))
+        total = recalled.new_zeros(())
+        for step, asked in enumerate(self.decode(code, recalled, 1 + self.steps)[1:], start=1):
+            past = Events(table, (newest - step).clamp(min=0))
             known = (newest - step >= 0) & (table.sequence[newest - step] == table.sequence[index])
             counted = known * weight[index] * weight[newest - step]
             total = total + asked.loss(past, counted, errors=False)[0] / counted.sum().clamp(min=1)
         return 0.25 * total / self.steps
+
+
+def _without_keep(weight: Tensor) -> Tensor:
+    """Rows of an LSTM's weights but for those of its second gate."""
+    hidden = len(weight) // 4
+    return torch.cat([weight[:hidden], weight[2 * hidden :]])
 
 
 @dataclass(kw_only=True)

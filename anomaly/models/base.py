@@ -144,10 +144,10 @@ class SequenceModel:
         network = self._network()
         table = self.table(sequences) if table is None else table
         result = np.full((len(sequences), len(self.fields)), np.nan, dtype=np.float32)
-        for events, memory, index in scan(network, table, sequences, mask):
-            with autocast(memory.device):
-                errors = network.ask(memory, events).errors(events)
-            gathers.put(errors.t().contiguous().cpu().numpy(), index.cpu().numpy(), result)
+        for events, recalled in scan(network, table, sequences, mask):
+            with autocast(recalled.device):
+                errors = network.ask(recalled, events).errors(events)
+            gathers.put(errors.t().contiguous().cpu().numpy(), events.index.cpu().numpy(), result)
         return result
 
     @torch.inference_mode()
@@ -155,8 +155,8 @@ class SequenceModel:
         """Predictive distributions of the chosen events: their indices (n,), rising, and the distributions."""
         network = self._network()
         found = [
-            (index, network.predict(memory, events))
-            for events, memory, index in scan(network, self.table(sequences), sequences, mask)
+            (events.index, network.predict(recalled, events))
+            for events, recalled in scan(network, self.table(sequences), sequences, mask)
         ]
         index = torch.cat([index for index, _ in found]).cpu()
         order = torch.argsort(index)

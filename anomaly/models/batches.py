@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -54,16 +55,34 @@ class Table:
 
 @dataclass(frozen=True)
 class Events:
-    """The events of one step of work: rows of a `Table` picked by index; n events."""
+    """The events of one step of work: rows `index` (n,) of a `Table`, where kernels look; others pick them."""
 
-    numeric: Tensor  # (n, F)
-    category: Tensor  # (n, C)
-    statistics: Tensor  # (n, Q)
+    table: Table
+    index: Tensor
 
-    @classmethod
-    def pick(cls, table: Table, index: Tensor) -> Events:
-        """Rows `index` of the table."""
-        return cls(*(part.index_select(0, index) for part in (table.numeric, table.category, table.statistics)))
+    def __len__(self) -> int:
+        """Return n."""
+        return len(self.index)
+
+    @property
+    def arrays(self) -> tuple[NDArray[np.float32], NDArray[np.int32], Int]:
+        """Numbers (N, F) and categories (N, C) of all events, and which these are, (n,); on the processor."""
+        return self.table.numeric.numpy(), self.table.category.numpy(), self.index.numpy()
+
+    @cached_property
+    def numeric(self) -> Tensor:
+        """(n, F)."""
+        return self.table.numeric.index_select(0, self.index)
+
+    @cached_property
+    def category(self) -> Tensor:
+        """(n, C)."""
+        return self.table.category.index_select(0, self.index)
+
+    @cached_property
+    def statistics(self) -> Tensor:
+        """(n, Q)."""
+        return self.table.statistics.index_select(0, self.index)
 
 
 @dataclass(frozen=True)
@@ -96,10 +115,8 @@ def memory_statistics(sequences: Sequences, memory: Int, averaged: Sequence[int]
     start = np.repeat(sequences.offsets[:-1], sequences.lengths)
     found = np.empty((len(start), 1 + 2 * len(averaged)), np.float32)
     found[:, 0] = remembered_number(memory - start)
-    total, summed = np.empty((len(start) + 1, 3)), np.empty((len(start), 3))
-    for at, column in enumerate(averaged):
-        gathers.sums(np.ascontiguousarray(sequences.numeric[:, column]), start, memory, CLIP, total, summed)
-        found[:, 1 + 2 * at], found[:, 2 + 2 * at] = mean_and_spread(*summed.T)
+    columns, total = np.array(averaged, dtype=np.int64), np.empty((len(start) + 1, 3))
+    gathers.averages(np.ascontiguousarray(sequences.numeric), columns, sequences.offsets, memory, CLIP, total, found)
     return found
 
 
@@ -111,25 +128,24 @@ def remembered_number(count: NDArray[np.int64] | int) -> NDArray[np.float64]:
     return np.asarray((np.log1p(count) - 3.0) / 2.0)
 
 
-def mean_and_spread(
-    count: NDArray[np.float64], total: NDArray[np.float64], square: NDArray[np.float64]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Mean and standard deviation with one pseudo-event of mean 0 and variance 1."""
-    mean = total / (count + 1.0)
-    variance = (square + 1.0) / (count + 1.0) - mean**2
-    return mean, np.sqrt(np.maximum(variance, 1e-4))
-
-
 @dataclass(frozen=True)
 class Plan:
     """Rows of events (start and length of each), grouped into batches of like length."""
 
     groups: tuple[tuple[Int, Int], ...]
     steps: int
+    least: int
 
     @classmethod
     def of(
-        cls, offsets: Int, *, until: Int | None = None, events: int = 4096, steps: int = 64, longest: int | None = None
+        cls,
+        offsets: Int,
+        *,
+        until: Int | None = None,
+        events: int = 4096,
+        steps: int = 64,
+        least: int | None = None,
+        longest: int | None = None,
     ) -> Plan:
         """Plan the batches of one pass.
 
@@ -143,6 +159,8 @@ class Plan:
             Events of one chunk, about: as many rows share a batch. Small enough to stay in the processor's cache.
         steps : int
             Longest chunk.
+        least : int, optional
+            Chunks may be as short as this where more than a quarter of the rows end sooner; else all are `steps` long.
         longest : int, optional
             Cut longer sequences into rows of this many events, so that a few long ones train side by side. The state
             starts afresh at a cut: for training only.
@@ -162,7 +180,7 @@ class Plan:
             size = max(1, events // min(steps, int(length[first])))
             groups.append((start[first : first + size], length[first : first + size]))
             first += size
-        return cls(tuple(groups), steps)
+        return cls(tuple(groups), steps, steps if least is None else least)
 
     @property
     def events(self) -> int:
@@ -172,9 +190,13 @@ class Plan:
     def chunks(self, group: int) -> Iterator[Chunk]:
         """Chunks of one batch, in the order of time."""
         start, length = self.groups[group]
-        for step in range(0, int(length[0]), self.steps):
+        step, end = 0, int(length[0])
+        while step < end:
             alive = int(np.searchsorted(-length, -step, side="left"))
-            time = np.arange(step, min(step + self.steps, int(length[0])))[:, None]
+            most_end = int(length[alive - 1 - alive // 4]) - step
+            steps = min(self.steps, max(self.least, most_end), end - step)
+            time = np.arange(step, step + steps)[:, None]
             valid = time < length[None, :alive]
             index = start[None, :alive] + np.minimum(time, length[None, :alive] - 1)
             yield Chunk(index, valid, start[:alive], step)
+            step += steps

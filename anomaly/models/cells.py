@@ -8,16 +8,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from anomaly.features import Column
 from anomaly.models import gathers
 from anomaly.models.backbones import CAUSAL, Backbone, State
-from anomaly.models.batches import CLIP, Chunk, Table
+from anomaly.models.batches import CLIP, Chunk, Events, Int, Table
+
+Mask = NDArray[np.bool_]
 
 
 class Looked(torch.autograd.Function):
@@ -51,29 +54,28 @@ class Embedded(torch.autograd.Function):
     """One vector for each event, on the processor: all of `EventEmbedding` at once."""
 
     @staticmethod
-    def forward(ctx: Any, numeric: Tensor, category: Tensor, *weights: Tensor) -> Tensor:
-        """(n, F), (n, C) and the C tables -> (n, size)."""
+    def forward(ctx: Any, events: Events, *weights: Tensor) -> Tensor:
+        """Vectors (n, size) of n events, by the C tables."""
+        numeric, category, index = events.arrays
         widths = np.array([weight.shape[1] for weight in weights], dtype=np.int64)
         sizes = np.array([weight.numel() for weight in weights], dtype=np.int64)
         first = np.cumsum(sizes) - sizes
-        flat = torch.cat([weight.flatten() for weight in weights]) if weights else numeric.new_empty(0)
-        out = numeric.new_empty(len(numeric), 2 * numeric.shape[1] + int(widths.sum()))
-        tables = flat.numpy(), first, widths
-        gathers.embed(numeric.numpy(), category.numpy(), np.float32(CLIP), *tables, out.numpy())
-        ctx.save_for_backward(category)
-        ctx.numbers, ctx.tables, ctx.sizes = numeric.shape[1], (first, widths), sizes.tolist()
+        flat = torch.cat([weight.flatten() for weight in weights]) if weights else torch.empty(0)
+        out = torch.empty(len(index), 2 * numeric.shape[1] + int(widths.sum()))
+        gathers.embed(numeric, category, index, np.float32(CLIP), flat.numpy(), first, widths, out.numpy())
+        ctx.events, ctx.tables, ctx.sizes = events, (first, widths), sizes.tolist()
         return out
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, by_out: Tensor) -> tuple[Tensor | None, ...]:
         """Derivatives by the tables."""
-        (category,) = ctx.saved_tensors
+        numeric, category, index = ctx.events.arrays
         found = by_out.new_zeros(sum(ctx.sizes))
         by, (first, widths) = by_out.contiguous().numpy(), ctx.tables
-        gathers.embed_back(category.numpy(), by, ctx.numbers, first, widths, found.numpy())
+        gathers.embed_back(category, index, by, numeric.shape[1], first, widths, found.numpy())
         parts = torch.split(found, ctx.sizes)
-        return None, None, *(part.view(-1, int(width)) for part, width in zip(parts, widths, strict=True))
+        return None, *(part.view(-1, int(width)) for part, width in zip(parts, widths, strict=True))
 
 
 class EventEmbedding(nn.Module):
@@ -84,12 +86,12 @@ class EventEmbedding(nn.Module):
         self.tables = nn.ModuleList(Codes(c.size, embedding_width(c.size)) for c in category)
         self.size: int = 2 * len(numeric) + sum(embedding_width(c.size) for c in category)
 
-    def forward(self, numeric: Tensor, category: Tensor) -> Tensor:
-        """(n, F) and (n, C) -> (n, size)."""
-        if numeric.device.type == "cpu":
-            weights = [table.weight for table in self.tables]
-            found: Tensor = Embedded.apply(numeric.contiguous(), category.contiguous(), *weights)  # type: ignore[no-untyped-call]
+    def forward(self, events: Events) -> Tensor:
+        """Vectors (n, size) of n events."""
+        if events.index.device.type == "cpu":
+            found: Tensor = Embedded.apply(events, *(table.weight for table in self.tables))  # type: ignore[no-untyped-call]
             return found
+        numeric, category = events.numeric, events.category
         missing = torch.isnan(numeric)
         parts = [torch.nan_to_num(numeric).clamp(-CLIP, CLIP), missing.to(numeric.dtype)]
         parts += [table(code) for table, code in zip(self.tables, category.t().long().contiguous(), strict=True)]
@@ -116,16 +118,10 @@ class Memory(nn.Module):
         setattr(self, backbone, CAUSAL[backbone](self.embedding.size, hidden))
         self.hidden = hidden
 
-    def read(self, numeric: Tensor, category: Tensor, state: State) -> tuple[Tensor, State]:
-        """Read T steps of B rows: (T, B, F) and (T, B, C) -> memories after each step (T, B, H), and the state."""
-        steps, rows = numeric.shape[:2]
-        embedded = self.embedding(numeric.flatten(0, 1), category.flatten(0, 1))
-        return self._cell.read(embedded.view(steps, rows, -1), state)
-
-    def step(self, numeric: Tensor, category: Tensor, state: State) -> tuple[Tensor, State]:
-        """Read one event of B rows: (B, F) and (B, C) -> the memory after it (B, H), and the state."""
-        output, state = self.read(numeric[None], category[None], state)
-        return output[0], state
+    def read(self, events: Events, state: State) -> tuple[Tensor, State]:
+        """Read T steps of B rows, step by step: T B events -> memories after each step (T, B, H), and the state."""
+        rows = state[0].shape[1]
+        return self._cell.read(self.embedding(events).view(-1, rows, self.embedding.size), state)
 
     def empty(self, rows: int) -> State:
         """State before the first event, B = `rows`."""
@@ -137,30 +133,63 @@ class Memory(nn.Module):
         return cell
 
 
-class Picked(torch.autograd.Function):
-    """Memories by their places in the steps that are kept; gradients go to those of the newest chunk."""
+class Chosen(NamedTuple):
+    """Events of a chunk, how many earlier ones are remembered before each, and the row that it is of; (n,) each."""
+
+    event: Int
+    step: Int
+    row: Int
+
+    @classmethod
+    def of(cls, chunk: Chunk, table: Table, mask: Mask | None) -> Chosen:
+        """All events of the chunk, or those of the mask (N,)."""
+        found = np.empty((3, chunk.index.size), dtype=np.int64)
+        every = np.empty(0, dtype=np.bool_) if mask is None else mask
+        n = gathers.choose(chunk.index, chunk.valid, chunk.start, table.memory, every, *found)
+        return cls(*found[:, :n])
+
+
+class Recalled(torch.autograd.Function):
+    """What is remembered before each of n events; gradients go to the memories of the newest chunk."""
 
     @staticmethod
-    def forward(ctx: Any, output: Tensor, kept: Tensor, place: Tensor, first: int) -> Tensor:
-        """Rows (n, H) of `kept` (places, H) at `place` (n,); from place `first` on, `output` (T, B, H) stands there."""
-        ctx.save_for_backward(place)
-        ctx.first, ctx.shape = first, output.shape
-        return kept.index_select(0, place)
+    def forward(ctx: Any, output: Tensor, kept: Sequence[Kept], statistics: Tensor, chosen: Chosen) -> Tensor:
+        """Memories and averages (n, H + Q), of those that are `kept`, `output` (T, B, H) the last of them."""
+        ctx.shape, ctx.first, ctx.chosen = output.shape, kept[-1].first, chosen
+        rows, hidden = output.shape[1:]
+        if output.device.type == "cpu":
+            out = output.new_empty(len(chosen.event), hidden + statistics.shape[1])
+            for first, memories in kept:
+                gathers.recall(memories.numpy(), first, chosen.step, chosen.row, out.numpy())
+            gathers.put_beside(statistics.numpy(), chosen.event, hidden, out.numpy())
+            return out
+        memories = torch.cat([one.memories[:, :rows] for one in kept]).flatten(0, 1)
+        place = torch.from_numpy((chosen.step - kept[0].first) * rows + chosen.row).to(output.device)
+        event = torch.from_numpy(chosen.event).to(output.device)
+        return torch.cat([memories.index_select(0, place), statistics.index_select(0, event)], dim=1)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, by_rows: Tensor) -> tuple[Tensor, None, None, None]:
+    def backward(ctx: Any, by_out: Tensor) -> tuple[Tensor, None, None, None]:
         """Derivative by `output`."""
-        (place,) = ctx.saved_tensors
         steps, rows, hidden = ctx.shape
-        if by_rows.device.type == "cpu":
-            summed = by_rows.new_zeros(ctx.shape)
-            gathers.add_rows(by_rows.contiguous().numpy(), place.numpy(), ctx.first, summed.view(-1, hidden).numpy())
-            return summed, None, None, None
-        # Places before the chunk count into a row that is thrown away.
-        found = by_rows.new_zeros(1 + steps * rows, hidden)
-        found.index_add_(0, (place - (ctx.first - 1)).clamp_(min=0), by_rows)
+        step, row = ctx.chosen.step, ctx.chosen.row
+        if by_out.device.type == "cpu":
+            found = by_out.new_zeros(ctx.shape)
+            gathers.recall_back(by_out.contiguous().numpy(), ctx.first, step, row, found.numpy())
+            return found, None, None, None
+        # Memories before the chunk count into a row that is thrown away.
+        place = torch.from_numpy((1 + (step - ctx.first) * rows + row).clip(min=0) * (step >= ctx.first))
+        found = by_out.new_zeros(1 + steps * rows, hidden)
+        found.index_add_(0, place.to(by_out.device), by_out[:, :hidden].to(found.dtype))
         return found[1:].view(ctx.shape), None, None, None
+
+
+class Kept(NamedTuple):
+    """Memories (T, B, H) after `first`, `first` + 1, ... events of each row."""
+
+    first: int
+    memories: Tensor
 
 
 class Reader:
@@ -173,32 +202,25 @@ class Reader:
         self.memory = memory
         self.table = table
         self._state: State | None = None
-        self._kept: Tensor | None = None  # (steps kept, B, H): memory after `_base`, `_base + 1`, ... events
-        self._base = 0
+        self._kept: list[Kept] = []
 
-    def read(self, chunk: Chunk) -> tuple[Tensor, Tensor]:
-        """Return the events of the chunk, as indices (n,) into the table, and the memory before each, (n, H)."""
+    def read(self, chunk: Chunk, mask: Mask | None = None) -> tuple[Tensor, Tensor]:
+        """Return the events of the chunk, those of the mask (N,) if there is one, and what is remembered before each.
+
+        As indices (n,) into the table; as memory and averages (see `Table.statistics`), (n, H + Q).
+        """
         device = self.table.numeric.device
-        index = torch.from_numpy(chunk.index).to(device)
-        steps, rows = index.shape
+        rows = chunk.index.shape[1]
         if self._state is None:
             self._state = self.memory.empty(rows)
-            self._kept = self._state[0]
+            self._kept = [Kept(0, self._state[0])]
         state = tuple(part[:, :rows].detach().contiguous() for part in self._state)
-        numeric, category = (
-            part.index_select(0, index.view(-1)).view(steps, rows, -1)
-            for part in (self.table.numeric, self.table.category)
-        )
-        output, self._state = self.memory.read(numeric, category, state)
-        assert self._kept is not None
-        before = self._kept[:, :rows].flatten(0, 1)
-        memories = torch.cat([before, output.detach().flatten(0, 1)])
-        # Remembered events of each row's own; a row cut out of a longer sequence starts with an empty memory.
-        remembered = (self.table.memory[chunk.index] - chunk.start[None, :]).clip(min=0)
-        at = (remembered - self._base) * rows + np.arange(rows)[None, :]
-        place = torch.from_numpy(at[chunk.valid]).to(device)
-        picked: Tensor = Picked.apply(output, memories, place, len(before))  # type: ignore[no-untyped-call]
-        oldest = int(remembered[-1].min())
-        self._kept = memories.view(-1, rows, self.memory.hidden)[oldest - self._base :]
-        self._base = oldest
-        return index[torch.from_numpy(chunk.valid).to(device)], picked
+        read = Events(self.table, torch.from_numpy(chunk.index).to(device).view(-1))
+        output, self._state = self.memory.read(read, state)
+        self._kept.append(Kept(chunk.step + 1, output.detach()))
+        chosen = Chosen.of(chunk, self.table, mask)
+        recalled: Tensor = Recalled.apply(output, self._kept, self.table.statistics, chosen)  # type: ignore[no-untyped-call]
+        oldest = int((self.table.memory[chunk.index[-1]] - chunk.start).min())
+        while len(self._kept) > 1 and self._kept[1].first <= oldest:
+            self._kept.pop(0)
+        return torch.from_numpy(chosen.event).to(device), recalled

@@ -24,9 +24,9 @@ class ForecasterNetwork(Network):
         self.heads = StagedHeads(numeric, category, hidden, statistics_width(numeric), hidden)
         self.fields = self.heads.fields
 
-    def ask(self, memory: Tensor, events: Events) -> Asked:
-        """Heads that state the fields of n events, given the memory before each, (n, H)."""
-        asked: Asked = self.heads(memory, events)
+    def ask(self, recalled: Tensor, events: Events) -> Asked:
+        """Heads that state the fields of n events, given what is remembered before each, (n, H + Q)."""
+        asked: Asked = self.heads(recalled, events)
         return asked
 
 

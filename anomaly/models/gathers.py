@@ -23,89 +23,140 @@ def put(found, index, out):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def ask(numeric, category, unknown, numbers, categories, first, value, missing, code):  # type: ignore[no-untyped-def]
+def ask(numeric, category, index, unknown, numbers, categories, first, value, missing, code):  # type: ignore[no-untyped-def]
     """What happened: values (Gn, n), 0 where missing; which fields are missing, (Gn + Gc, n); rows of codes (Gc, n).
 
-    numeric (n, F) and category (n, C), of which the columns `numbers` (Gn,) and `categories` (Gc,) are fields; the
-    outputs of a category begin at row `first` (Gc,). The code `unknown` is that of a missing one.
+    numeric (N, F) and category (N, C), of which the rows `index` (n,) are asked for, and the columns `numbers` (Gn,)
+    and `categories` (Gc,) are fields; the outputs of a category begin at row `first` (Gc,). The code `unknown` is that
+    of a missing one.
     """
-    for start in range(0, len(numeric), WIDTH):
-        events, kinds = numeric[start : start + WIDTH], category[start : start + WIDTH]
+    for start in range(0, len(index), WIDTH):
+        events = index[start : start + WIDTH]
         for g in range(len(numbers)):
             values, lacks, column = value[g, start:], missing[g, start:], numbers[g]
             for i in range(len(events)):
-                one = events[i, column]
+                one = numeric[events[i], column]
                 known = one == one
                 values[i] = one if known else np.float32(0.0)
                 lacks[i] = not known
         for g in range(len(categories)):
             rows, lacks, column = code[g, start:], missing[len(numbers) + g, start:], categories[g]
-            for i in range(len(kinds)):
-                at = np.int64(kinds[i, column])
+            for i in range(len(events)):
+                at = np.int64(category[events[i], column])
                 rows[i] = first[g] + at
                 lacks[i] = at == unknown
 
 
 @compiled
-def embed(numeric, category, clip, weights, first, widths, out):  # type: ignore[no-untyped-def]
+def embed(numeric, category, index, clip, weights, first, widths, out):  # type: ignore[no-untyped-def]
     """One vector for each event, into `out` (n, size): clipped numbers, a flag for each missing one, embedded codes.
 
-    numeric (n, F); category (n, C) int32; weights: the tables of all categories one behind the other, that of each from
-    `first` (C,) on, rows of `widths` (C,).
+    numeric (N, F) and category (N, C) int32, of which the rows are `index` (n,); weights: the tables of all categories
+    one behind the other, that of each from `first` (C,) on, rows of `widths` (C,).
     """
     numbers = numeric.shape[1]
-    for i in range(len(numeric)):
+    for i in range(len(index)):
+        event = index[i]
         for f in range(numbers):
-            value = numeric[i, f]
+            value = numeric[event, f]
             known = value == value
             out[i, f] = min(max(value, -clip), clip) if known else np.float32(0.0)
             out[i, numbers + f] = np.float32(0.0) if known else np.float32(1.0)
         to = 2 * numbers
         for c in range(category.shape[1]):
-            start = first[c] + np.int64(category[i, c]) * widths[c]
+            start = first[c] + np.int64(category[event, c]) * widths[c]
             for j in range(widths[c]):
                 out[i, to + j] = weights[start + j]
             to += widths[c]
 
 
 @compiled
-def embed_back(category, by_out, numbers, first, widths, by_weights):  # type: ignore[no-untyped-def]
+def embed_back(category, index, by_out, numbers, first, widths, by_weights):  # type: ignore[no-untyped-def]
     """Add the derivatives by the tables to `by_weights`; as `embed`."""
-    for i in range(len(category)):
+    for i in range(len(index)):
         at = 2 * numbers
         for c in range(category.shape[1]):
-            start = first[c] + np.int64(category[i, c]) * widths[c]
+            start = first[c] + np.int64(category[index[i], c]) * widths[c]
             for j in range(widths[c]):
                 by_weights[start + j] += by_out[i, at + j]
             at += widths[c]
 
 
 @compiled
-def add_rows(rows, place, first, out):  # type: ignore[no-untyped-def]
-    """Add the rows (n, H) to those of `out` at `place` (n,) less `first`; places before the first one are left out."""
-    for i in range(len(rows)):
-        at = place[i] - first
-        if at >= 0:
-            one, to = rows[i], out[at]
+def choose(index, valid, start, border, chosen, event, step, row):  # type: ignore[no-untyped-def]
+    """Events of a chunk that are chosen: which (n,), how many earlier ones are remembered, and their rows; returns n.
+
+    index and valid (T, B), start (B,): as of a `Chunk`; border (N,): first event that is too young to be remembered;
+    chosen (N,) bool, or empty = all. A row cut out of a longer sequence begins with an empty memory.
+    """
+    n = 0
+    for t in range(index.shape[0]):
+        for b in range(index.shape[1]):
+            one = index[t, b]
+            if valid[t, b] and (not len(chosen) or chosen[one]):
+                event[n], row[n] = one, b
+                step[n] = max(border[one] - start[b], 0)
+                n += 1
+    return n
+
+
+@compiled
+def recall(memories, first, step, row, out):  # type: ignore[no-untyped-def]
+    """Memories of n events into the first H columns of `out`, those of the steps that are there.
+
+    memories (T, B, H): after `first`, `first` + 1, ... events; step and row (n,): as `choose` gives them.
+    """
+    for i in range(len(step)):
+        at = step[i] - first
+        if 0 <= at < len(memories):
+            one, to = memories[at, row[i]], out[i]
             for j in range(len(one)):
+                to[j] = one[j]
+
+
+@compiled
+def recall_back(by_out, first, step, row, by_memories):  # type: ignore[no-untyped-def]
+    """Add the derivatives by what `recall` gave to those by the memories; those of earlier steps are left out."""
+    for i in range(len(step)):
+        at = step[i] - first
+        if at >= 0:
+            one, to = by_out[i], by_memories[at, row[i]]
+            for j in range(len(to)):
                 to[j] += one[j]
 
 
 @compiled
-def sums(column, start, stop, clip, total, out):  # type: ignore[no-untyped-def]
-    """Number, sum and sum of squares of the known values of a column, clipped, of the events `start` to `stop`.
+def put_beside(table, index, first, out):  # type: ignore[no-untyped-def]
+    """Rows `index` (n,) of the table (N, Q) into the columns of `out` (n, more) from the `first` on."""
+    for i in range(len(index)):
+        for j in range(table.shape[1]):
+            out[i, first + j] = table[index[i], j]
 
-    column (N,); start and stop (N,): where what is added up for each event begins and ends; out (N, 3) float64. They
-    are differences of running sums, for which `total` (N + 1, 3) float64 is a place.
+
+@compiled
+def averages(numeric, columns, offsets, border, clip, total, out):  # type: ignore[no-untyped-def]
+    """Mean and spread of the remembered values of each column, clipped, into the columns of `out` from the second on.
+
+    numeric (N, F), of which the `columns` (A,) are averaged; offsets (S + 1,): borders of the sequences; border (N,):
+    first event that is too young to be remembered; out (N, 1 + 2 A). They are made of differences of running sums, for
+    which `total` (N + 1, 3) float64 is a place, and start with one pseudo-event of mean 0 and variance 1.
     """
-    for j in range(3):
-        total[0, j] = 0.0
-    for i in range(len(column)):
-        known = abs(column[i]) < np.inf
-        value = min(max(np.float64(column[i]), -clip), clip) if known else np.float64(0.0)
-        total[i + 1, 0] = total[i, 0] + (1.0 if known else 0.0)
-        total[i + 1, 1] = total[i, 1] + value
-        total[i + 1, 2] = total[i, 2] + value * value
-    for i in range(len(column)):
+    for a in range(len(columns)):
         for j in range(3):
-            out[i, j] = total[stop[i], j] - total[start[i], j]
+            total[0, j] = 0.0
+        for i in range(len(numeric)):
+            one = numeric[i, columns[a]]
+            known = abs(one) < np.inf
+            value = min(max(np.float64(one), -clip), clip) if known else 0.0
+            total[i + 1, 0] = total[i, 0] + (1.0 if known else 0.0)
+            total[i + 1, 1] = total[i, 1] + value
+            total[i + 1, 2] = total[i, 2] + value * value
+        for s in range(len(offsets) - 1):
+            before = total[offsets[s]]
+            for i in range(offsets[s], offsets[s + 1]):
+                so_far = total[border[i]]
+                count = so_far[0] - before[0] + 1.0
+                mean = (so_far[1] - before[1]) / count
+                variance = (so_far[2] - before[2] + 1.0) / count - mean * mean
+                out[i, 1 + 2 * a] = mean
+                out[i, 2 + 2 * a] = np.sqrt(max(variance, 1e-4))

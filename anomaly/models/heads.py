@@ -116,20 +116,29 @@ class FieldSet:
 
     def targets(self, events: Events) -> Targets:
         """What happened, as the heads are asked."""
-        if events.numeric.device.type != "cpu":
+        if events.index.device.type != "cpu":
             value = events.numeric.t()[self.number_index]
             code = events.category.t()[self.category_index].long()
             lower, upper = self.borders(torch.nan_to_num(value))
             first = torch.tensor(self._first_code, device=code.device)
             return Targets(lower, upper, torch.cat([torch.isnan(value), code == MISSING]), code + first[:, None])
-        n = len(events.numeric)
-        value, code = torch.empty(len(self.numbers), n), torch.empty(len(self.categories), n, dtype=torch.int64)
-        missing = torch.empty(len(self), n, dtype=torch.bool)
+        n = len(events)
+        lower, upper = torch.empty(2, len(self.numbers), n)
+        code, missing = (
+            torch.empty(len(self.categories), n, dtype=torch.int64),
+            torch.empty(len(self), n, dtype=torch.bool),
+        )
         fields = (np.array(one, dtype=np.int64) for one in (self.number_index, self.category_index, self._first_code))
-        found = (one.numpy() for one in (value, missing, code))
-        given = events.numeric.contiguous().numpy(), events.category.contiguous().numpy()
-        gathers.ask(*given, MISSING, *fields, *found)
-        return Targets(*self.borders(value), missing, code)
+        gathers.ask(*events.arrays, MISSING, *fields, *(one.numpy() for one in (lower, missing, code)))
+        kernels.borders(self._bins, np.float32(RESOLUTION), lower.numpy(), upper.numpy())
+        return Targets(lower, upper, missing, code)
+
+    @cached_property
+    def _bins(self) -> NDArray[np.float32]:
+        """Step, centre and scale of each number, step 0 where it is no count, (Kn, 3)."""
+        columns = [field.column for field in self.numbers]
+        bins = [(column.step, column.center, column.scale) for column in columns]
+        return np.array(bins, dtype=np.float32).reshape(-1, 3)
 
     @cached_property
     def _first_code(self) -> list[int]:
@@ -228,7 +237,7 @@ class Asked:
             return self._compiled(targets).errors().masked_fill_(targets.missing, torch.nan).t()
         found = [
             judge(layout, *outputs_of(self._parts(), rows), targets.block(rows), loss=False)
-            for rows in blocks(len(events.numeric), sum(layout.widths), elsewhere=True)
+            for rows in blocks(len(events), sum(layout.widths), elsewhere=True)
         ]
         return torch.cat(found, dim=1).t()
 
@@ -275,7 +284,7 @@ class StagedHeads(nn.Module):
     ) -> None:
         super().__init__()
         self.fields = FieldSet.of(numeric, category, given=True)
-        self.width = width
+        self.width, self.statistics = width, statistics
         self.circles = [index for index, column in enumerate(numeric) if column.kind == "circle"]
         self.base = nn.Linear(memory + statistics, 2 * width)
         self.clock = nn.Linear(len(self.circles), width, bias=False)
@@ -294,14 +303,13 @@ class StagedHeads(nn.Module):
             codes = sum(field.column.size for field in self.fields.categories if field.column.stage == stage)
             self.categories.append(linear(width + statistics, codes))
 
-    def forward(self, memory: Tensor, events: Events) -> Asked:
-        """Ask for the fields of n events from the memory before each, (n, H)."""
-        return AskedStages(self, memory, events) if memory.device.type == "cpu" else self.plain(memory, events)
+    def forward(self, recalled: Tensor, events: Events) -> Asked:
+        """Ask for the fields of n events from what is remembered before each, memory and averages (n, H + Q)."""
+        return AskedStages(self, recalled, events) if recalled.device.type == "cpu" else self.plain(recalled, events)
 
-    def plain(self, memory: Tensor, events: Events) -> Asked:
+    def plain(self, recalled: Tensor, events: Events) -> Asked:
         """As `forward`, by torch's own operations."""
-        base = self.base(torch.cat([memory, events.statistics], dim=1))
-        first, second = base.chunk(2, dim=1)
+        first, second = self.base(recalled).chunk(2, dim=1)
         second = second + self.clock(events.numeric[:, self.circles])
         parts = [first, second]
         if self.known:
@@ -309,7 +317,8 @@ class StagedHeads(nn.Module):
             for at, table in zip(self.known, self.what, strict=True):
                 what = what + table(events.category[:, at].long())
             parts.append(what)
-        inputs = [torch.cat([fn.silu(part), events.statistics], dim=1) for part in parts]
+        statistics = recalled[:, -self.statistics :]
+        inputs = [torch.cat([fn.silu(part), statistics], dim=1) for part in parts]
         layers: list[list[Any]] = [list(self.numbers), list(self.categories)]
         return Asked(self.fields, list(zip_longest(inputs, *layers)))
 
@@ -343,25 +352,21 @@ class CompiledStages(Compiled):
         self.rows = [len(table) for table in tables]
         self.first = np.cumsum([0, *self.rows])[:-1].astype(np.int64)
         looked_up = torch.cat(tables) if tables else self.given.new_empty(0, self.width)
-        self.category = events.category.contiguous().numpy()
-        self.about = (
-            *(events.numeric.contiguous().numpy(), self.circles, self.clock.detach().t().contiguous().numpy()),
-            *(self.category, self.known, looked_up.numpy(), self.first, events.statistics.contiguous().numpy()),
-        )
+        self.arrays, turned_clock = events.arrays, self.clock.detach().t().contiguous()
+        self.about = *self.arrays, self.circles, turned_clock.numpy(), self.known, looked_up.numpy(), self.first
         self.turned, self.base_bias_ = self.base_weight.t(), self.base_bias.detach().numpy()
-        self.columns = self.width + events.statistics.shape[1]
+        self.columns = self.width + heads.statistics
         self._rooms = dict[int, Rooms]()
         if learns:
-            whole = (self.base_weight, self.base_bias, self.clock, looked_up)
+            whole = (self.base_weight, self.base_bias, turned_clock, looked_up)
             self.by_base_weight, self.by_base_bias, self.by_clock, self.by_tables = (torch.zeros_like(x) for x in whole)
             self.by_given = torch.empty_like(self.given)
-            self.clocks = events.numeric[:, heads.circles]
 
     def inputs(self, rows: slice) -> Sequence[Tensor]:
         """What the layers of each stage are given for a block, (n, W + Q) each."""
         rooms = self._rooms_of(rows)
         torch.mm(self.given[rows], self.turned, out=rooms.base)
-        kernels.stage(rooms.base.numpy(), self.base_bias_, rows.start, *self.about, *rooms.made)
+        kernels.stage(rooms.base.numpy(), self.base_bias_, self.given.numpy(), rows.start, *self.about, *rooms.made)
         return rooms.inputs
 
     def by_inputs(self, rows: slice) -> Sequence[Tensor]:
@@ -372,11 +377,11 @@ class CompiledStages(Compiled):
         """Derivatives by the memory, the base, the clock and the tables."""
         rooms, given = self._rooms_of(rows), self.given[rows]
         slope, by, by_base = rooms.made[0], rooms.by, rooms.base
-        whose = rows.start, self.category, self.known, self.first
-        kernels.stage_back(*whose, slope, by.numpy(), by_base.numpy(), self.by_tables.numpy())
+        whose = rows.start, *self.arrays, self.circles, self.known, self.first
+        found = (one.numpy() for one in (by, by_base, self.by_clock, self.by_tables))
+        kernels.stage_back(*whose, slope, *found)
         self.by_base_weight.addmm_(by_base.t(), given)
         self.by_base_bias.addmv_(by_base.t(), by_base.new_ones(len(given)))
-        self.by_clock.addmm_(by_base[:, self.width :].t(), self.clocks[rows])
         torch.mm(by_base, self.base_weight, out=self.by_given[rows])
 
     def _rooms_of(self, rows: slice) -> Rooms:
@@ -387,7 +392,7 @@ class CompiledStages(Compiled):
 
     def by_flat(self) -> Iterator[Tensor | None]:
         """Derivatives, in the order of `flat`."""
-        yield from (self.by_given, self.by_base_weight, self.by_base_bias, self.by_clock)
+        yield from (self.by_given, self.by_base_weight, self.by_base_bias, self.by_clock.t())
         yield from torch.split(self.by_tables, self.rows)
         yield from chain.from_iterable(part[1:] for part in self.gradients)
 
@@ -437,11 +442,11 @@ class StagesLoss(torch.autograd.Function):
 
 
 class AskedStages(Asked):
-    """`StagedHeads` on the processor, ready to be asked for n events from the memory before each, (n, H)."""
+    """`StagedHeads` on the processor, ready to be asked for n events from what is remembered before each."""
 
-    def __init__(self, heads: StagedHeads, memory: Tensor, events: Events) -> None:
+    def __init__(self, heads: StagedHeads, recalled: Tensor, events: Events) -> None:
         super().__init__(heads.fields, [])
-        self.heads, self.memory, self.events = heads, memory, events
+        self.heads, self.recalled, self.events = heads, recalled, events
 
     def loss(self, events: Events, weight: Tensor, *, errors: bool = True) -> tuple[Tensor, Tensor]:
         """Sum of all losses, each event by its weight (n,), with a gradient; and the errors (n, K) if wanted."""
@@ -451,14 +456,13 @@ class AskedStages(Asked):
 
     def predict(self) -> Prediction:
         """Distributions of the fields."""
-        return self.heads.plain(self.memory, self.events).predict()
+        return self.heads.plain(self.recalled, self.events).predict()
 
     def _compiled(self, targets: Targets) -> Compiled:
         return CompiledStages(self.heads, self.events, targets, self._flat())
 
     def _flat(self) -> list[Tensor | None]:
         heads = self.heads
-        given = torch.cat([self.memory, self.events.statistics], dim=1)
         layers: list[list[Any]] = [list(heads.numbers), list(heads.categories)]
         weights = [
             one
@@ -467,7 +471,7 @@ class AskedStages(Asked):
             for one in ((None, None) if layer is None else (layer.weight, layer.bias))
         ]
         tables: list[Any] = [table.weight for table in heads.what]
-        return [given, heads.base.weight, heads.base.bias, heads.clock.weight, *tables, *weights]
+        return [self.recalled, heads.base.weight, heads.base.bias, heads.clock.weight, *tables, *weights]
 
 
 def linear(inputs: int, outputs: int) -> nn.Linear:

@@ -405,24 +405,54 @@ def _number_gradient(outputs, first, here, bias, weight, per, a, b, wides, insid
 
 
 @compiled
-def stage(base, bias, start, numeric, circles, clock, category, known, tables, first, statistics, slope, out):  # type: ignore[no-untyped-def]
+def borders(bins, resolution, lower, upper):  # type: ignore[no-untyped-def]
+    """Lower and upper border of the bin that holds each value, (G, n); the values stand in `lower` before.
+
+    bins (G, 3): step, centre and scale of a count, step 0 = none; counts stand on an asinh scale of unit 1.
+    """
+    widely()
+    for g in range(len(lower)):
+        low, high, step, center, scale = lower[g], upper[g], bins[g, 0], bins[g, 1], bins[g, 2]
+        for j in range(len(low)):
+            value = low[j]
+            low[j], high[j] = value - resolution, value + resolution
+            if step > _ZERO:
+                power = _exp(min(max(fma(value, scale, center), F32(-40.0)), F32(40.0)))
+                count = (_HALF * (power - _ONE / power) + _ROUND) - _ROUND
+                low[j] = min(low[j], (_asinh(count - step) - center) / scale)
+                high[j] = max(high[j], (_asinh(count + step) - center) / scale)
+
+
+@compiled
+def _asinh(x):  # type: ignore[no-untyped-def]
+    far = abs(x)
+    found = _log(far + np.sqrt(fma(far, far, _ONE)))
+    return found if x > _ZERO else -found
+
+
+@compiled
+def stage(base, bias, given, start, numeric, category, index, circles, clock, known, tables, first, slope, out):  # type: ignore[no-untyped-def]
     """Inputs of the heads' stages, (stages, n, W + Q), into `out`, and slopes of what is activated into `slope`.
 
-    base (n, 2 W): of the memory, less its bias (2 W,). Of all events, of which the n begin at `start`: numeric (N, F),
-    of which the columns `circles` pass through `clock` (circles, W); category (N, C) int32, of which the columns
-    `known` are looked up in `tables` (rows, W), from rows `first` on; statistics (N, Q).
+    base (n, 2 W): of the memory, less its bias (2 W,). Of all events that are judged, of which the n begin at `start`:
+    given (all, H + Q), averages behind the memory, and `index` (all,), rows of numeric (N, F), of which the columns
+    `circles` pass through `clock` (circles, W), and of category (N, C) int32, of which the columns `known` are looked
+    up in `tables` (rows, W), from rows `first` on.
     slope (stages, n, W), or without events where it is not wanted.
     """
     widely()
-    width, averages = clock.shape[1], statistics.shape[1]
+    width = clock.shape[1]
+    averages = out.shape[2] - width
+    memory = given.shape[1] - averages
     for i in range(len(base)):
+        event = index[start + i]
         one, two = out[0, i], out[1, i]
         for j in range(width):
             one[j] = base[i, j] + bias[j]
         for j in range(width):
             two[j] = base[i, width + j] + bias[width + j]
         for c in range(len(circles)):
-            value = numeric[start + i, circles[c]]
+            value = numeric[event, circles[c]]
             for j in range(width):
                 two[j] = fma(value, clock[c, j], two[j])
         if len(out) > 2:
@@ -430,7 +460,7 @@ def stage(base, bias, start, numeric, circles, clock, category, known, tables, f
             for j in range(width):
                 three[j] = two[j]
             for k in range(len(known)):
-                row = first[k] + np.int64(category[start + i, known[k]])
+                row = first[k] + np.int64(category[event, known[k]])
                 for j in range(width):
                     three[j] += tables[row, j]
         for s in range(len(out)):
@@ -446,19 +476,17 @@ def stage(base, bias, start, numeric, circles, clock, category, known, tables, f
                 for j in range(width):
                     made[j] *= _sigmoid(made[j])
             for j in range(averages):
-                made[width + j] = statistics[start + i, j]
+                made[width + j] = given[start + i, memory + j]
 
 
 @compiled
-def stage_back(start, category, known, first, slope, by_out, by_base, by_tables):  # type: ignore[no-untyped-def]
-    """Derivatives of `stage` by the base (n, 2 W), and by the tables, to which they are added.
-
-    The second half of `by_base` is the derivative by what the clock adds, too.
-    """
+def stage_back(start, numeric, category, index, circles, known, first, slope, by_out, by_base, by_clock, by_tables):  # type: ignore[no-untyped-def]
+    """Derivatives of `stage` by the base (n, 2 W), and by the clock and the tables, to which they are added."""
     widely()
     width = slope.shape[2]
     whole = np.empty(width, F32)
     for i in range(slope.shape[1]):
+        event = index[start + i]
         one, two = by_base[i, :width], by_base[i, width:]
         for j in range(width):
             one[j] = by_out[0, i, j] * slope[0, i, j]
@@ -470,9 +498,13 @@ def stage_back(start, category, known, first, slope, by_out, by_base, by_tables)
             for j in range(width):
                 two[j] += whole[j]
             for k in range(len(known)):
-                row = by_tables[first[k] + np.int64(category[start + i, known[k]])]
+                row = by_tables[first[k] + np.int64(category[event, known[k]])]
                 for j in range(width):
                     row[j] += whole[j]
+        for c in range(len(circles)):
+            value, row = numeric[event, circles[c]], by_clock[c]
+            for j in range(width):
+                row[j] = fma(value, two[j], row[j])
 
 
 @compiled
@@ -486,76 +518,78 @@ def _tanh(x):  # type: ignore[no-untyped-def]
 def lstm_step(gates, cell, out, new):  # type: ignore[no-untyped-def]
     """One step of an LSTM from its gates (n, 4 H): output into `out` and cell into `new`, (n, H) each.
 
-    cell (n, H): before the step; empty (0, H) = nothing yet.
+    cell (n, H): before the step; empty (0, H) = nothing yet, and no gate for what to keep of it: gates (n, 3 H). What
+    the gates are once they are activated stands in their place afterwards.
     """
+    widely()
     hidden = out.shape[1]
-    gate, fresh = np.empty(hidden, F32), np.empty(hidden, F32)
+    last = gates.shape[1] - hidden
+    full = np.empty(hidden, F32)
     for i in range(len(gates)):
-        kept, said = new[i], out[i]
-        _activate(gates[i, :hidden], gate, False)
-        _activate(gates[i, 2 * hidden : 3 * hidden], fresh, True)
+        kept, said, leave = new[i], out[i], gates[i, last:]
+        enter, fresh = gates[i, :hidden], gates[i, last - hidden : last]
+        _activate(enter, False)
+        _activate(fresh, True)
+        _activate(leave, False)
         for j in range(hidden):
-            kept[j] = gate[j] * fresh[j]
+            kept[j] = enter[j] * fresh[j]
         if len(cell):
-            old = cell[i]
-            _activate(gates[i, hidden : 2 * hidden], gate, False)
+            old, keep = cell[i], gates[i, hidden : 2 * hidden]
+            _activate(keep, False)
             for j in range(hidden):
-                kept[j] += gate[j] * old[j]
-        _activate(gates[i, 3 * hidden :], gate, False)
-        _activate(kept, fresh, True)
+                kept[j] += keep[j] * old[j]
         for j in range(hidden):
-            said[j] = gate[j] * fresh[j]
+            full[j] = _tanh(kept[j])
+        for j in range(hidden):
+            said[j] = leave[j] * full[j]
 
 
 @compiled
 def lstm_step_back(gates, cell, new, by_out, by_new, by_gates, by_cell):  # type: ignore[no-untyped-def]
-    """Derivatives of `lstm_step` by the gates and, unless it is empty, by the cell."""
+    """Derivatives of `lstm_step` by the gates, activated as it has left them, and by the cell if there is one.
+
+    by_new (n, H): by the new cell; empty (0, H) = there is none.
+    """
     widely()
     hidden = new.shape[1]
-    enter, fresh, leave, by_kept = (
-        np.empty(hidden, F32),
-        np.empty(hidden, F32),
-        np.empty(hidden, F32),
-        np.empty(hidden, F32),
-    )
+    last = gates.shape[1] - hidden
+    by_kept = np.empty(hidden, F32)
     for i in range(len(gates)):
-        _activate(gates[i, :hidden], enter, False)
-        _activate(gates[i, 2 * hidden : 3 * hidden], fresh, True)
-        _activate(gates[i, 3 * hidden :], leave, False)
-        _lstm_out_back(new[i], leave, by_out[i], by_new[i], by_kept, by_gates[i, 3 * hidden :])
+        enter, fresh = gates[i, :hidden], gates[i, last - hidden : last]
+        _lstm_out_back(new[i], gates[i, last:], by_out[i], by_kept, by_gates[i, last:])
+        if len(by_new):
+            beside = by_new[i]
+            for j in range(hidden):
+                by_kept[j] += beside[j]
         _sigmoid_back(by_kept, fresh, enter, by_gates[i, :hidden])
-        found = by_gates[i, 2 * hidden : 3 * hidden]
+        found = by_gates[i, last - hidden : last]
         for j in range(hidden):
             found[j] = by_kept[j] * enter[j] * (_ONE - fresh[j] * fresh[j])
-        found = by_gates[i, hidden : 2 * hidden]
         if len(cell):
-            _activate(gates[i, hidden : 2 * hidden], enter, False)
-            _sigmoid_back(by_kept, cell[i], enter, found)
-            by_old = by_cell[i]
+            keep, by_old = gates[i, hidden : 2 * hidden], by_cell[i]
+            _sigmoid_back(by_kept, cell[i], keep, by_gates[i, hidden : 2 * hidden])
             for j in range(hidden):
-                by_old[j] = by_kept[j] * enter[j]
-        else:
-            found[:] = _ZERO
+                by_old[j] = by_kept[j] * keep[j]
 
 
 @compiled
-def _activate(given, out, both):  # type: ignore[no-untyped-def]
-    """Sigmoid of (H,), or hyperbolic tangent where the result may have `both` signs."""
+def _activate(x, both):  # type: ignore[no-untyped-def]
+    """Sigmoid of (H,) in its place, or hyperbolic tangent where the result may have `both` signs."""
     widely()
-    for j in range(len(out)):
-        out[j] = _tanh(given[j]) if both else _sigmoid(given[j])
+    for j in range(len(x)):
+        x[j] = _tanh(x[j]) if both else _sigmoid(x[j])
 
 
 @compiled
-def _lstm_out_back(kept, leave, by, beside, by_kept, by_leave):  # type: ignore[no-untyped-def]
-    """Derivatives by the cell and the last gate of leave * tanh(kept); `beside` is what the cell has beside that."""
+def _lstm_out_back(kept, leave, by, by_kept, by_leave):  # type: ignore[no-untyped-def]
+    """Derivatives by the cell and the last gate of leave * tanh(kept)."""
     widely()
     for j in range(len(kept)):
         by_kept[j] = _tanh(kept[j])
     for j in range(len(kept)):
         by_leave[j] = by[j] * by_kept[j] * leave[j] * (_ONE - leave[j])
     for j in range(len(kept)):
-        by_kept[j] = beside[j] + by[j] * leave[j] * (_ONE - by_kept[j] * by_kept[j])
+        by_kept[j] = by[j] * leave[j] * (_ONE - by_kept[j] * by_kept[j])
 
 
 @compiled

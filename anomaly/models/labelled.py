@@ -83,7 +83,7 @@ class LabelledNetwork(Network):
     def each(self, memory: Tensor, events: Events, extra: Tensor) -> Tensor:
         """Outputs of each member for n events, (M, n, O), from the memory of each (n, H), or of both ends."""
         extra, prior = self._apart(extra)
-        event = self.event(events.numeric, events.category)
+        event = self.event(events)
         away = torch.nan_to_num(self._away(events)).clamp(-CLIP, CLIP)
         codes = self.bins(self._numbers(events, extra))
         said: Tensor = self.head(torch.cat([memory, event, events.statistics, away, extra, codes], dim=1))
@@ -122,7 +122,7 @@ class LabelledNetwork(Network):
         borders = torch.tensor(offsets, device=index.device)
         steps = torch.arange(int((index - borders[number]).max()) + 1, device=index.device)
         at = torch.maximum(index - steps[:, None], borders[number])  # past the first event it is read on, unheeded
-        output, _ = self.from_end.read(table.numeric[at], table.category[at], self.from_end.empty(len(index)))
+        output, _ = self.from_end.read(Events(table, at.view(-1)), self.from_end.empty(len(index)))
         last = output[index - borders[number], torch.arange(len(index), device=index.device)]
         return torch.cat([memory, last], dim=1)
 
@@ -176,8 +176,9 @@ def all_outputs(
 ) -> Float:
     """Outputs for the events of `mask`, (N, O); NaN for the others."""
     found = np.full((len(sequences), network.head.outputs), np.nan)
-    for events, memory, index in scan(network, table, sequences, mask):
-        with autocast(memory.device):
+    for events, recalled in scan(network, table, sequences, mask):
+        with autocast(recalled.device):
+            memory, index = recalled[:, : network.memory.hidden], events.index
             both = network.with_other_end(memory, index, table, sequences.offsets)
             output = network.outputs(both, events, extra[index])
         found[index.cpu().numpy()] = output.double().cpu().numpy()

@@ -74,8 +74,8 @@ class Remembered:
         index = torch.from_numpy(np.flatnonzero(known)).to(task.extra.device)
         self.place[index] = torch.arange(len(index), device=index.device)
         self.memory = torch.zeros(len(index), network.memory.hidden, device=index.device)
-        for _, memory, at in scan(network, task.table, task.sequences, known):
-            self.memory[self.place[at]] = memory.float()
+        for events, recalled in scan(network, task.table, task.sequences, known):
+            self.memory[self.place[events.index]] = recalled[:, : network.memory.hidden].float()
 
     def __getitem__(self, index: Tensor) -> Tensor:
         """Of the events `index` (n,), (n, H)."""
@@ -150,7 +150,7 @@ class Loop:
         task = self.task
         rows = np.flatnonzero(task.train)
         index = torch.from_numpy(rows).to(task.extra.device)
-        numbers = self.network.numbers(Events.pick(task.table, index), task.extra[index]).cpu().numpy()
+        numbers = self.network.numbers(Events(task.table, index), task.extra[index]).cpu().numpy()
         kind = task.target[rows]
         self.network.bins.learn(numbers, kind.astype(np.int64) if kind.dtype.kind in "bi" else np.zeros(len(rows), int))
 
@@ -172,7 +172,7 @@ class Loop:
         else:
             rows = torch.from_numpy(np.flatnonzero(task.valid)).to(task.extra.device)
             said = [
-                network.outputs(self.cache[at], Events.pick(task.table, at), task.extra[at])
+                network.outputs(self.cache[at], Events(task.table, at), task.extra[at])
                 for at in torch.split(rows, 8 * DRAWN)
             ]
             output = torch.cat(said).double().cpu().numpy()
@@ -208,7 +208,7 @@ class Loop:
             step += 1
             if len(chosen):
                 with autocast(extra.device):
-                    output = self.network.each(memory, Events.pick(table, chosen), extra[chosen])
+                    output = self.network.each(memory, Events(table, chosen), extra[chosen])
                 wanted = self.target[chosen].repeat(len(output))
                 summed = self.objective.losses(output.flatten(0, 1), wanted).sum() / len(output)
                 self.optimizer.zero_grad(set_to_none=True)
@@ -233,9 +233,9 @@ class Loop:
             reader = Reader(self.network.memory, self.task.table)
             for chunk in self.plan.chunks(group):
                 with autocast(train.device):
-                    index, memory = reader.read(chunk)
+                    index, recalled = reader.read(chunk)
                     keep = train[index]
-                    chosen, memory = index[keep], memory[keep]
+                    chosen, memory = index[keep], recalled[keep, : self.network.memory.hidden]
                     offsets = self.task.sequences.offsets
                     memory = self.network.with_other_end(memory, chosen, self.task.table, offsets)
                 yield chosen, memory, len(index), self.plan.events

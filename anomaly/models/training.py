@@ -12,6 +12,7 @@ import hashlib
 import json
 import math
 import time
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -46,17 +47,17 @@ class Network(nn.Module):
     fields: FieldSet
     draw: torch.Generator | None = None  # of what is random in a training step; set by the loop
 
-    def ask(self, memory: Tensor, events: Events) -> Asked:
-        """Heads that state the fields of n events, given the memory before each, (n, H)."""
+    def ask(self, recalled: Tensor, events: Events) -> Asked:
+        """Heads that state the fields of n events, given what is remembered before each, (n, H + Q)."""
         raise NotImplementedError
 
-    def predict(self, memory: Tensor, events: Events) -> Prediction:
-        """Distributions of the fields of n events from the memory before each, (n, H)."""
-        return self.ask(memory, events).predict()
+    def predict(self, recalled: Tensor, events: Events) -> Prediction:
+        """Distributions of the fields of n events from what is remembered before each, (n, H + Q)."""
+        return self.ask(recalled, events).predict()
 
-    def extra_loss(self, memory: Tensor, index: Tensor, table: Table, weight: Tensor) -> Tensor:  # noqa: ARG002
+    def extra_loss(self, recalled: Tensor, events: Events, weight: Tensor) -> Tensor:  # noqa: ARG002
         """Loss beyond the likelihood of the events themselves, a scalar; `weight` (N,) is that of all events."""
-        return memory.new_zeros(())
+        return recalled.new_zeros(())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,6 +128,13 @@ class Weights:
             gradients = [torch.zeros_like(part) if part.grad is None else part.grad for part in self.parts]
             self.whole[0].grad = torch.cat([gradient.flatten() for gradient in gradients])
             self.forget()
+
+    def clip(self, most: float) -> None:
+        """Shorten the gradient to a norm of `most`, if it is longer."""
+        if self.whole is self.parts:
+            nn.utils.clip_grad_norm_(self.whole, most, foreach=True)
+        elif (gradient := self.whole[0].grad) is not None:  # a row of its own: without what a list of them takes
+            gradient.mul_((most / (torch.linalg.vector_norm(gradient) + 1e-6)).clamp_(max=1.0))
 
     def forget(self) -> None:
         """Drop the gradients of the parts."""
@@ -244,17 +252,17 @@ class Trainer:
                     parameters["lr"] = self._learning_rate(step)
                 step += 1
                 with autocast(device):
-                    index, memory = reader.read(chunk)
-                    events = Events.pick(self.table, index)
+                    index, recalled = reader.read(chunk)
+                    events = Events(self.table, index)
                     chosen = weight[index]
-                    summed, found = self.network.ask(memory, events).loss(events, chosen)
-                    extra = self.network.extra_loss(memory, index, self.table, weight)
+                    summed, found = self.network.ask(recalled, events).loss(events, chosen)
+                    extra = self.network.extra_loss(recalled, events, weight)
                 number = float(chosen.sum())
                 loss = summed / max(1.0, number) + extra
                 self.weights.forget()
                 loss.backward()  # type: ignore[no-untyped-call]
                 self.weights.gather()
-                nn.utils.clip_grad_norm_(self.weights.whole, self.training.clip, foreach=True)
+                self.weights.clip(self.training.clip)
                 self.optimizer.step()
                 total, count = total + float(summed.detach()), count + number
                 if errors is None:
@@ -359,32 +367,30 @@ def choose_device(name: str | None = None) -> torch.device:
 def evaluate(network: Network, table: Table, sequences: Sequences, mask: Mask) -> float:
     """Mean loss per event over the events of `mask`, each after its whole history."""
     total, count = 0.0, 0
-    for events, memory, _ in scan(network, table, sequences, mask):
-        total += network.ask(memory, events).total_loss(events)
-        count += len(memory)
+    for events, recalled in scan(network, table, sequences, mask):
+        total += network.ask(recalled, events).total_loss(events)
+        count += len(events)
     return total / max(1, count)
 
 
-def scan(network: Network, table: Table, sequences: Sequences, mask: Mask | None = None) -> Any:
-    """Read whole histories once; yield (events, memory before each, index) of the events of `mask`, batch by batch."""
+def scan(
+    network: Network, table: Table, sequences: Sequences, mask: Mask | None = None
+) -> Iterator[tuple[Events, Tensor]]:
+    """Read whole histories once; yield the events of `mask`, and what is remembered before each, batch by batch."""
     network.eval()
     until = None
     if mask is not None:  # no need to read on behind the last chosen event of a sequence
         position = np.where(mask, sequences.position + 1, 0)
         until = np.maximum.reduceat(position, sequences.offsets[:-1])
-    plan = Plan.of(sequences.offsets, until=until, events=4096, steps=64)
+    plan = Plan.of(sequences.offsets, until=until, events=8192, steps=128, least=32)
     device = table.numeric.device
-    chosen = None if mask is None else torch.from_numpy(mask).to(device)
     for group in range(len(plan.groups)):
         reader = Reader(network.memory, table)
         for chunk in plan.chunks(group):
             with autocast(device):
-                index, memory = reader.read(chunk)
-            if chosen is not None:
-                keep = chosen[index]
-                index, memory = index[keep], memory[keep]
+                index, recalled = reader.read(chunk, mask)
             if len(index):
-                yield Events.pick(table, index), memory, index
+                yield Events(table, index), recalled
 
 
 def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
