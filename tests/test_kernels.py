@@ -18,7 +18,7 @@ from anomaly.models import kernels, likelihood
 from anomaly.models.autoencoder import lstm_step
 from anomaly.models.batches import CLIP, Events
 from anomaly.models.cells import EventEmbedding
-from anomaly.models.heads import FieldSet, StagedHeads
+from anomaly.models.heads import FieldSet, StagedHeads, Works
 from anomaly.models.kernels import COMPONENTS, WIDTH
 from anomaly.models.likelihood import Compiled, Heads, Layout, Parts, Targets, judge, outputs_of, total_loss
 
@@ -216,6 +216,19 @@ def test_stages_of_heads_are_those_of_torch_with_their_derivatives(
     (found, errors), (right, _) = (one.loss(events, weight) for one in (asked, plain))
     torch.testing.assert_close(errors, plain.errors(events), equal_nan=True, rtol=2e-5, atol=2e-5)
     same_derivatives([found], [right], [memory, *heads.parameters()])
+
+
+@pytest.mark.parametrize("how", ["compiled", "plain"])
+def test_what_is_kept_of_the_weights_serves_other_events_alike(how: str) -> None:
+    events, heads, works = happened(700), StagedHeads(NUMERIC, CATEGORY, 4, 3, 5), Works()
+    recalled = torch.cat([torch.randn(700, 4), events.statistics], dim=1)
+    for stop in range(100, 700, 100):
+        some = Events(events.table, events.index[stop // 2 : stop])
+        asked = (heads if how == "compiled" else heads.plain)(recalled[stop // 2 : stop], some)
+        found = asked.errors(some, works)
+        torch.testing.assert_close(found, asked.errors(some), equal_nan=True, rtol=0, atol=0)
+        assert asked.total_loss(some, works) == asked.total_loss(some)
+    assert len(works) == 1
 
 
 @pytest.mark.parametrize("carried", [False, True])

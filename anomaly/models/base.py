@@ -19,7 +19,7 @@ from anomaly.features import Column
 from anomaly.models import gathers
 from anomaly.models.backbones import check_backbone
 from anomaly.models.batches import Table
-from anomaly.models.heads import FieldSet, Prediction
+from anomaly.models.heads import FieldSet, Prediction, Works
 from anomaly.models.training import Mask, Network, Progress, Run, Trainer, Training, autocast, choose_device, scan
 from anomaly.sequences import Sequences
 
@@ -144,9 +144,10 @@ class SequenceModel:
         network = self._network()
         table = self.table(sequences) if table is None else table
         result = np.full((len(sequences), len(self.fields)), np.nan, dtype=np.float32)
+        works: Works = []
         for events, recalled in scan(network, table, sequences, mask):
             with autocast(recalled.device):
-                errors = network.ask(recalled, events).errors(events)
+                errors = network.ask(recalled, events).errors(events, works)
             gathers.put(errors.t().contiguous().cpu().numpy(), events.index.cpu().numpy(), result)
         return result
 

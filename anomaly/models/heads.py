@@ -42,6 +42,7 @@ from anomaly.models.likelihood import (
     total_loss,
 )
 
+MOST_ROOMS = 4  # for blocks of as many sizes
 RESOLUTION = 0.01  # half the width of a number's bin, in encoded units: repeated prices must not make a loss endless
 EXPLAINED = ("number", "distance", "speed")  # kinds of numbers that the categories of an event may explain
 
@@ -217,6 +218,9 @@ class Prediction:
         return [fn.softmax(logits, dim=1) for logits in torch.split(self.categories.float(), sizes, dim=1)]
 
 
+Works = list[Compiled]
+
+
 class Asked:
     """Heads with their inputs, ready to be asked: all stages of a network for n events.
 
@@ -230,11 +234,14 @@ class Asked:
         self.fields, self.stages = fields, stages
 
     @torch.no_grad()
-    def errors(self, events: Events) -> Tensor:
-        """-ln of each field's tail probability, (n, K) >= 0; NaN where the field is missing."""
+    def errors(self, events: Events, works: Works | None = None) -> Tensor:
+        """-ln of each field's tail probability, (n, K) >= 0; NaN where the field is missing.
+
+        `works`, empty at first, keeps what is made of the weights for other events, while the weights stay as they are.
+        """
         layout, targets = self.fields.layout, self.fields.targets(events)
         if targets.missing.device.type == "cpu":
-            return self._compiled(targets).errors().masked_fill_(targets.missing, torch.nan).t()
+            return self._work(targets, works).errors().masked_fill_(targets.missing, torch.nan).t()
         found = [
             judge(layout, *outputs_of(self._parts(), rows), targets.block(rows), loss=False)
             for rows in blocks(len(events), sum(layout.widths), elsewhere=True)
@@ -242,12 +249,12 @@ class Asked:
         return torch.cat(found, dim=1).t()
 
     @torch.no_grad()
-    def total_loss(self, events: Events) -> float:
-        """Sum of all losses."""
+    def total_loss(self, events: Events, works: Works | None = None) -> float:
+        """Sum of all losses; `works` as of `errors`."""
         targets = self.fields.targets(events)
         if targets.missing.device.type != "cpu":
             return total_loss(self.fields.layout, self._parts(), targets)
-        return self._compiled(targets).total_loss(~targets.missing)
+        return self._work(targets, works).total_loss(~targets.missing)
 
     def loss(self, events: Events, weight: Tensor, *, errors: bool = True) -> tuple[Tensor, Tensor]:
         """Sum of all losses, each event by its weight (n,), with a gradient; and the errors (n, K) if wanted."""
@@ -260,6 +267,17 @@ class Asked:
         numbers = [layer(inputs) for inputs, layer, _ in self.stages]
         categories = [layer(inputs) for inputs, _, layer in self.stages if layer is not None]
         return Prediction(self.fields, torch.cat(numbers, dim=1), torch.cat(categories, dim=1))
+
+    def _work(self, targets: Targets, works: Works | None) -> Compiled:
+        works = [] if works is None else works
+        if works:
+            self._turn(works[0], targets)
+        else:
+            works.append(self._compiled(targets))
+        return works[0]
+
+    def _turn(self, work: Any, targets: Targets) -> None:
+        work.turn_to(self._parts(), targets)
 
     def _compiled(self, targets: Targets) -> Compiled:
         return Compiled(self.fields.layout, self._parts(), targets)
@@ -352,21 +370,27 @@ class CompiledStages(Compiled):
         self.rows = [len(table) for table in tables]
         self.first = np.cumsum([0, *self.rows])[:-1].astype(np.int64)
         looked_up = torch.cat(tables) if tables else self.given.new_empty(0, self.width)
-        self.arrays, turned_clock = events.arrays, self.clock.detach().t().contiguous()
-        self.about = *self.arrays, self.circles, turned_clock.numpy(), self.known, looked_up.numpy(), self.first
+        self.arrays, clock = events.arrays, self.clock.detach().t().contiguous()
+        self.about = self.circles, clock.numpy(), self.known, looked_up.numpy(), self.first
         self.turned, self.base_bias_ = self.base_weight.t(), self.base_bias.detach().numpy()
         self.columns = self.width + heads.statistics
         self._rooms = dict[int, Rooms]()
         if learns:
-            whole = (self.base_weight, self.base_bias, turned_clock, looked_up)
+            whole = (self.base_weight, self.base_bias, clock, looked_up)
             self.by_base_weight, self.by_base_bias, self.by_clock, self.by_tables = (torch.zeros_like(x) for x in whole)
             self.by_given = torch.empty_like(self.given)
+
+    def turn_to_events(self, recalled: Tensor, events: Events, targets: Targets) -> None:
+        """As `turn_to`: with what is remembered before each of other events."""
+        self.given, self.arrays = recalled, events.arrays
+        self.turn_to(self.parts, targets)
 
     def inputs(self, rows: slice) -> Sequence[Tensor]:
         """What the layers of each stage are given for a block, (n, W + Q) each."""
         rooms = self._rooms_of(rows)
         torch.mm(self.given[rows], self.turned, out=rooms.base)
-        kernels.stage(rooms.base.numpy(), self.base_bias_, self.given.numpy(), rows.start, *self.about, *rooms.made)
+        given = self.given.numpy(), rows.start, *self.arrays
+        kernels.stage(rooms.base.numpy(), self.base_bias_, *given, *self.about, *rooms.made)
         return rooms.inputs
 
     def by_inputs(self, rows: slice) -> Sequence[Tensor]:
@@ -387,6 +411,8 @@ class CompiledStages(Compiled):
     def _rooms_of(self, rows: slice) -> Rooms:
         events = rows.stop - rows.start
         if events not in self._rooms:
+            if len(self._rooms) == MOST_ROOMS:
+                self._rooms.clear()
             self._rooms[events] = Rooms.of(len(self.parts), events, self.width, self.columns, learns=self.learns)
         return self._rooms[events]
 
@@ -457,6 +483,9 @@ class AskedStages(Asked):
     def predict(self) -> Prediction:
         """Distributions of the fields."""
         return self.heads.plain(self.recalled, self.events).predict()
+
+    def _turn(self, work: Any, targets: Targets) -> None:
+        work.turn_to_events(self.recalled, self.events, targets)
 
     def _compiled(self, targets: Targets) -> Compiled:
         return CompiledStages(self.heads, self.events, targets, self._flat())

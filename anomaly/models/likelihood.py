@@ -274,11 +274,8 @@ class Compiled:
     """
 
     def __init__(self, layout: Layout, parts: Sequence[Parts], targets: Targets, *, learns: bool = False) -> None:
-        self.layout, self.parts, self.fields = layout, parts, len(layout.tails)
-        self.events = targets.missing.shape[1]
-        self.lower, self.upper, self.code = (
-            one.contiguous().numpy() for one in (targets.lower, targets.upper, targets.code)
-        )
+        self.layout, self.fields = layout, len(layout.tails)
+        self.turn_to(parts, targets)
         self.gradients = [part.zeros() for part in parts if learns]
         self._layers = [list(part.layers()) for part in parts]
         self._by_layers = [list(part.layers()) for part in self.gradients]
@@ -287,6 +284,13 @@ class Compiled:
             biases[at].append(bias.detach())
         self.bias = [torch.cat(one).numpy() if one else np.empty(0, np.float32) for one in biases]
         self._outputs, self._views = torch.empty(0), dict[int, Views]()
+
+    def turn_to(self, parts: Sequence[Parts], targets: Targets) -> None:
+        """Go on with other events, whose parts have the same weights: what is made of those alone is made once."""
+        self.parts, self.events = parts, targets.missing.shape[1]
+        self.lower, self.upper, self.code = (
+            one.contiguous().numpy() for one in (targets.lower, targets.upper, targets.code)
+        )
 
     def blocks(self) -> Iterator[slice]:
         """Blocks of the events, small enough to stay in the cache."""

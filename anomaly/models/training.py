@@ -29,7 +29,7 @@ from anomaly.evidence import amid_strange_runs, combine_fields, rank_surprise
 from anomaly.models import gathers
 from anomaly.models.batches import Events, Plan, Table
 from anomaly.models.cells import Memory, Reader
-from anomaly.models.heads import Asked, FieldSet, Prediction
+from anomaly.models.heads import Asked, FieldSet, Prediction, Works
 from anomaly.sequences import Sequences
 
 Mask = NDArray[np.bool_]
@@ -367,8 +367,9 @@ def choose_device(name: str | None = None) -> torch.device:
 def evaluate(network: Network, table: Table, sequences: Sequences, mask: Mask) -> float:
     """Mean loss per event over the events of `mask`, each after its whole history."""
     total, count = 0.0, 0
+    works: Works = []
     for events, recalled in scan(network, table, sequences, mask):
-        total += network.ask(recalled, events).total_loss(events)
+        total += network.ask(recalled, events).total_loss(events, works)
         count += len(events)
     return total / max(1, count)
 
