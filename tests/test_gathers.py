@@ -69,7 +69,7 @@ def test_rows_are_put_beside_what_is_there() -> None:
 def test_averages_are_those_of_the_known_values_that_are_remembered() -> None:
     numeric = np.array([[0, 1.0], [0, np.nan], [0, -20.0], [0, 3.0], [0, np.inf], [0, 2.0]], dtype=np.float32)
     offsets, border, out = np.array([0, 3, 6]), np.array([0, 1, 2, 3, 4, 6]), np.full((6, 3), 7, np.float32)
-    gathers.averages(numeric, np.array([1]), offsets, border, 8.0, np.empty((7, 3)), out)
+    gathers.averages(numeric, np.array([1]), offsets, border, 8.0, out)
     remembered: list[list[float]] = [[], [1], [1], [], [3], [3, 2]]
     mean = [sum(values) / (1 + len(values)) for values in remembered]
     square = [(1 + sum(x * x for x in values)) / (1 + len(values)) for values in remembered]

@@ -115,8 +115,8 @@ def memory_statistics(sequences: Sequences, memory: Int, averaged: Sequence[int]
     start = np.repeat(sequences.offsets[:-1], sequences.lengths)
     found = np.empty((len(start), 1 + 2 * len(averaged)), np.float32)
     found[:, 0] = remembered_number(memory - start)
-    columns, total = np.array(averaged, dtype=np.int64), np.empty((len(start) + 1, 3))
-    gathers.averages(np.ascontiguousarray(sequences.numeric), columns, sequences.offsets, memory, CLIP, total, found)
+    columns = np.array(averaged, dtype=np.int64)
+    gathers.averages(np.ascontiguousarray(sequences.numeric), columns, sequences.offsets, memory, CLIP, found)
     return found
 
 

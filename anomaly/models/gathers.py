@@ -134,29 +134,29 @@ def put_beside(table, index, first, out):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def averages(numeric, columns, offsets, border, clip, total, out):  # type: ignore[no-untyped-def]
+def averages(numeric, columns, offsets, border, clip, out):  # type: ignore[no-untyped-def]
     """Mean and spread of the remembered values of each column, clipped, into the columns of `out` from the second on.
 
     numeric (N, F), of which the `columns` (A,) are averaged; offsets (S + 1,): borders of the sequences; border (N,):
-    first event that is too young to be remembered; out (N, 1 + 2 A). They are made of differences of running sums, for
-    which `total` (N + 1, 3) float64 is a place, and start with one pseudo-event of mean 0 and variance 1.
+    first event that is too young to be remembered, not falling inside a sequence; out (N, 1 + 2 A). Sums start with one
+    pseudo-event of mean 0 and variance 1.
     """
-    for a in range(len(columns)):
-        for j in range(3):
-            total[0, j] = 0.0
-        for i in range(len(numeric)):
-            one = numeric[i, columns[a]]
-            known = abs(one) < np.inf
-            value = min(max(np.float64(one), -clip), clip) if known else 0.0
-            total[i + 1, 0] = total[i, 0] + (1.0 if known else 0.0)
-            total[i + 1, 1] = total[i, 1] + value
-            total[i + 1, 2] = total[i, 2] + value * value
-        for s in range(len(offsets) - 1):
-            before = total[offsets[s]]
-            for i in range(offsets[s], offsets[s + 1]):
-                so_far = total[border[i]]
-                count = so_far[0] - before[0] + 1.0
-                mean = (so_far[1] - before[1]) / count
-                variance = (so_far[2] - before[2] + 1.0) / count - mean * mean
+    count, total, square = np.empty((3, len(columns)))
+    for s in range(len(offsets) - 1):
+        young = offsets[s]
+        for a in range(len(columns)):
+            count[a], total[a], square[a] = 1.0, 0.0, 1.0
+        for i in range(offsets[s], offsets[s + 1]):
+            while young < border[i]:
+                for a in range(len(columns)):
+                    value = numeric[young, columns[a]]
+                    if abs(value) < np.inf:
+                        value = np.float64(min(max(value, -clip), clip))
+                        count[a] += 1.0
+                        total[a] += value
+                        square[a] += value * value
+                young += 1
+            for a in range(len(columns)):
+                mean = total[a] / count[a]
                 out[i, 1 + 2 * a] = mean
-                out[i, 2 + 2 * a] = np.sqrt(max(variance, 1e-4))
+                out[i, 2 + 2 * a] = np.sqrt(max(square[a] / count[a] - mean * mean, 1e-4))
