@@ -67,7 +67,7 @@ class Events:
     @property
     def arrays(self) -> tuple[NDArray[np.float32], NDArray[np.int32], Int]:
         """Numbers (N, F) and categories (N, C) of all events, and which these are, (n,); on the processor."""
-        return self.table.numeric.numpy(), self.table.category.numpy(), self.index.numpy()
+        return self.table.numeric.numpy(), self.table.category.numpy(), self.index.contiguous().numpy()
 
     @cached_property
     def numeric(self) -> Tensor:
