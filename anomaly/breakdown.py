@@ -1,8 +1,8 @@
 """Breakdown: an event's surprise, split without rest into what each field and its recent past have in it.
 
 The surprise is made in steps, each of which rises from 0 at 0: what the fields add (`evidence.field_nats`, weighted)
-is summed and calibrated; what the recent past adds at each scale is summed and bounded; both are summed and calibrated
-once more. The part of an input of such a step,
+is summed and calibrated; what rareness among everybody exceeds that by is added; what the recent past adds at each
+scale is summed and bounded; all are summed and calibrated once more. The part of an input of such a step,
 ``f(c_1 + ... + c_n)`` with every ``c_k >= 0``, is ::
 
     part_k = f(c) * c_k / c        c = c_1 + ... + c_n
@@ -30,7 +30,7 @@ from anomaly.alerts import duration_text
 from anomaly.errors import InputError
 from anomaly.evidence import UNUSUAL, recent_sums, window_evidence
 from anomaly.features import Encoder, entity_offsets
-from anomaly.scorer import LN_10, Errors, Scorer
+from anomaly.scorer import LN_10, POPULATION, Errors, Scorer
 from anomaly.sequences import Sequences
 
 Float = NDArray[np.float64]
@@ -61,8 +61,8 @@ class Breakdown:
     Attributes
     ----------
     parts : polars.DataFrame
-        One row per event, detector and field: ``row``; ``detector`` ("forecaster", "autoencoder" or "recent
-        past"); ``field``, of the recent past the length of a window ("2 d"); ``part`` in the unit of the
+        One row per event, detector and field: ``row``; ``detector`` ("forecaster", "autoencoder", "population" or
+        "recent past"); ``field``, of the recent past the length of a window ("2 d"); ``part`` in the unit of the
         surprise, >= 0, and they sum to it; ``share`` of the surprise. Where nothing was said of an event, both are
         null; where nothing about it is strange, each part is 0 and the share null.
     windows : polars.DataFrame
@@ -169,13 +169,17 @@ def before(sequences: Sequences, chosen: Mask, seconds: float) -> Mask:
 def _shares(scorer: Scorer, errors: Errors, evidence: Float) -> tuple[dict[str, Float], Float]:
     """Shares of the surprise: of each field by model, (n, K), and of each window of the past, (n, W)."""
     terms = scorer.combination.terms(errors, scorer.fields)
-    own = np.nan_to_num(scorer.own(errors))
-    total = scorer.combination.total(own, evidence)
+    own, alone = np.nan_to_num(scorer.own(errors)), np.nan_to_num(scorer.alone(errors))
+    total = scorer.combination.total(alone, evidence)
     of_own = _over(own, total)
     statistic = np.sum([values.sum(axis=1) for values in terms.values()], axis=0)
     fields = {name: of_own[:, None] * _over(values, statistic[:, None]) for name, values in terms.items()}
+    # What rareness among everybody has beyond that for the entity belongs to the number that is rarest.
+    said = np.nan_to_num(errors[POPULATION])
+    rarest = (said == said.max(axis=1, keepdims=True, initial=0.0)).astype(np.float64)
+    fields[POPULATION] = _over(alone - own, total)[:, None] * _over(rarest, rarest.sum(axis=1, keepdims=True))
     heard = scorer.combination.heard(evidence)
-    past = _over(total - own, total)[:, None] * _over(heard, heard.sum(axis=1, keepdims=True))
+    past = _over(total - alone, total)[:, None] * _over(heard, heard.sum(axis=1, keepdims=True))
     return fields, past
 
 

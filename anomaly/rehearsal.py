@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anomaly.features import Column
-from anomaly.scorer import Combination, Errors, Scorer
+from anomaly.scorer import NEVER, Combination, Errors, Scorer
 from anomaly.sequences import Sequences
 
 Float = NDArray[np.float64]
@@ -40,6 +40,7 @@ SCALE_GAPS: Mapping[str, tuple[float, ...]] = {
 CANDIDATES: Mapping[str, tuple[float, ...]] = {
     "ceiling": (0.0, 1.0, 2.0, 3.0, 4.0, 6.0, 8.0),
     "evidence": (0.2, 0.4, 0.8),
+    "population": (0.0, 1.0, 2.0, 3.0, NEVER),
     "autoencoder": (0.0, 0.3, 1.0),
     "other": (0.1, 0.3, 0.6, 1.0),
 }

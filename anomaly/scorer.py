@@ -3,9 +3,9 @@
 Three steps, the same for a table and for a stream:
 
 1. *The event on its own*: the surprises of its fields, of all models, weighted and summed (`evidence.combine_fields`;
-   of two that judge the same number the louder one counts), and calibrated on the held-out slice. How rare its
-   numbers are among everybody's is told beside it (`anomaly.population`), and does not count: to a customer who pays
-   much, much is usual.
+   of two that judge the same number the louder one counts), and calibrated on the held-out slice; or how rare its
+   numbers are among everybody's, if that is rarer by far. The smaller of two p-values, of which one counts less, is a
+   weighted Tippett test (1931).
 2. *Its entity's recent past*: evidence at several time scales from what the events before it were on their own.
    Frauds come in runs. Columns that are sums over earlier events already do not count here: their surprises repeat
    themselves from event to event, in busy weeks as in frauds.
@@ -42,6 +42,7 @@ Errors = Mapping[str, NDArray[np.float32]]  # by model: -ln of each field's tail
 
 LN_10 = float(np.log(10.0))
 POPULATION = "population"  # among the models: what is rare among everybody
+NEVER = 1e9  # nats: so much less counts what is never to count (infinity is no JSON number)
 MURMUR = 2.0  # nats of evidence at each scale that say nothing: about 1 in 7 normal pasts is as strange
 LEAST_LOG_P = -690.0  # exp of it is still a number above 0
 BEYOND_DOUBT = 10.0  # nats; among normal events 1 in 22,000 has neighbours so strange
@@ -61,6 +62,9 @@ class Combination:
         entity counts more, in proportion (see `anomaly.features`).
     autoencoder : float
         Weight of the autoencoder beside the forecaster. It has seen the event that it judges, and ranks worse for it.
+    population : float
+        Nats by which what is rare among everybody (see `anomaly.population`) counts less than what is rare for the
+        entity: to a customer who pays much, much is usual. `NEVER` = it does not count.
     evidence : float
         What the first nat of evidence from the recent past beyond `MURMUR` counts, at each scale, beside a nat of the
         event's own surprise.
@@ -73,6 +77,7 @@ class Combination:
 
     other: float = OTHER_WEIGHT
     autoencoder: float = 0.3
+    population: float = 3.0
     evidence: float = 0.4
     ceiling: float = 4.0
     scales: tuple[float, ...] = ()
@@ -115,6 +120,11 @@ class Combination:
             for name, columns in models(fields).items()
         }
 
+    def either(self, own: Float, everybody: Float) -> Float:
+        """The event's surprise for its entity, or among everybody where that is larger; (N,) each, in nats."""
+        silent = np.isnan(own) & np.isneginf(everybody)
+        return np.where(silent, np.nan, np.maximum(np.fmax(own, everybody - self.population), 0.0))
+
     def heard(self, evidence: Float) -> Float:
         """What of the evidence at each scale, in nats, says something: what it exceeds `MURMUR` by; of any shape."""
         return np.asarray(np.maximum(evidence - MURMUR, 0.0))
@@ -130,6 +140,15 @@ class Combination:
 def models(fields: Mapping[str, Sequence[Column]]) -> dict[str, Sequence[Column]]:
     """The models among the names that say something, without the population."""
     return {name: columns for name, columns in fields.items() if name != POPULATION}
+
+
+def everybody(errors: Errors) -> Float:
+    """How rare the rarest number of each event is among everybody's, (N,) in nats; -inf = nothing is said."""
+    said = errors.get(POPULATION)
+    if said is None or not said.shape[1]:
+        return np.full(len(next(iter(errors.values()))), -np.inf)
+    loudest = np.where(np.isnan(said), -np.inf, said).max(axis=1)
+    return np.asarray(loudest - np.log(said.shape[1]), dtype=np.float64)  # the smallest of P p-values (Bonferroni)
 
 
 @dataclass(frozen=True)
@@ -155,11 +174,12 @@ class Judgement:
 class Past:
     """What N events said, before it is weighed.
 
-    own : (N,) statistic of each event on its own; fresh : (N,) nats that it adds to evidence; sums, number : (N, W)
-    over the windows before it.
+    own : (N,) statistic of each event on its own; everybody : (N,) nats among everybody; fresh : (N,) nats that it adds
+    to evidence; sums, number : (N, W) over the windows before it.
     """
 
     own: Float
+    everybody: Float
     fresh: Float
     sums: Float
     number: Float
@@ -233,27 +253,28 @@ class Scorer:
         `suspects` and `fit`), and what was found of all.
         """
         own, fresh = (self.combination.own(errors, self.fields, fresh=fresh) for fresh in (False, True))
-        _, past = self._learn(own, fresh, sequences, held, held)
+        said = own, everybody(errors), fresh
+        _, past = self._learn(said, sequences, held, held)
         judged = np.where(held, past.fresh, np.nan)
         del past  # of all events, and another one is to come
         scales = self.combination.scales
         around = surroundings(sequences, judged, scales, self.dependence_, itself=False, among=held)
         normal = held.copy()
         normal[held] = around.max(axis=1, initial=0.0) <= BEYOND_DOUBT
-        usual, past = self._learn(own, fresh, sequences, held, normal)
+        usual, past = self._learn(said, sequences, held, normal)
         return usual, normal, past
 
     def _learn(
         self,
-        own: Float,
-        fresh: Float,
+        said: tuple[Float, Float, Float],
         sequences: Sequences,
         held: NDArray[np.bool_],
         normal: NDArray[np.bool_],
     ) -> tuple[NDArray[np.bool_], Past]:
-        """One time of `learn`, calibrated on the held-out events that are `normal`, from both statistics (N,)."""
+        """One time of `learn`, calibrated on the held-out events that are `normal`; said : own, everybody, fresh."""
+        own, _, fresh = said
         self.calibrators_ = {"own": TailCalibrator().fit(own[normal]), "fresh": TailCalibrator().fit(fresh[normal])}
-        past = self._past(own, fresh, sequences)
+        past = self._past(*said, sequences)
         usual = held & ~suspects(sequences, past.fresh, self.combination.scales, held)
         self.dependence_ = measure_dependence(past.sums[usual], past.number[usual])
         return usual, past
@@ -261,11 +282,11 @@ class Scorer:
     def past(self, errors: Errors, sequences: Sequences) -> Past:
         """What `weigh` needs of N events."""
         own, fresh = (self.combination.own(errors, self.fields, fresh=fresh) for fresh in (False, True))
-        return self._past(own, fresh, sequences)
+        return self._past(own, everybody(errors), fresh, sequences)
 
     def weigh(self, past: Past, chosen: NDArray[np.bool_]) -> Float:
         """Nats that speak against each event of `chosen`, (N,) bool, its past included; (n,)."""
-        own = np.maximum(-self.calibrators_["own"].log_p(past.own[chosen]), 0.0)
+        own = self.combination.either(-self.calibrators_["own"].log_p(past.own[chosen]), past.everybody[chosen])
         return self.combination.total(own, window_evidence(past.number[chosen], past.sums[chosen], self.dependence_))
 
     def judge(self, errors: Errors, sequences: Sequences, mask: NDArray[np.bool_] | None = None) -> Judgement:
@@ -291,9 +312,11 @@ class Scorer:
         said = {name: self._said(errors, name) for name in models(self.fields)}
         alone = {name: self.calibrators_[name].log_p(_or_zero(one)) for name, one in said.items()}
         own = -self.calibrators_["own"].log_p(self.combination.together(said))
+        surprise = self.combination.either(own, everybody(errors))
         evidence = window_evidence(number, sums, self.dependence_)
         loudest = reduce(np.maximum, evidence.T, np.zeros(len(evidence)))
-        return Judgement(alone, self._calibrated(self.combination.total(own, evidence), _life(number, pace)), loudest)
+        total = self.combination.total(surprise, evidence)
+        return Judgement(alone, self._calibrated(total, _life(number, pace)), loudest)
 
     def past_alone(self, sums: Float, number: Float, pace: Float) -> Float:
         """Natural logs of the p-values of N events if nothing were strange about themselves, (N,); as `judge_sums`."""
@@ -313,9 +336,13 @@ class Scorer:
         longest = max(self.combination.scales, default=0.0)
         return events * (longest / (age + longest / 2)) if longest else np.zeros(len(age))
 
+    def alone(self, errors: Errors) -> Float:
+        """Surprise of each event on its own, for its entity or among everybody, (N,) in nats."""
+        return self.combination.either(self.own(errors), everybody(errors))
+
     def own(self, errors: Errors) -> Float:
-        """-ln p of each event on its own, (N,) >= 0; NaN = nothing is said."""
-        return np.maximum(-self.calibrators_["own"].log_p(self.combination.own(errors, self.fields)), 0.0)
+        """-ln p of each event on its own, for its entity, (N,)."""
+        return -self.calibrators_["own"].log_p(self.combination.own(errors, self.fields))
 
     def fresh(self, errors: Errors) -> Float:
         """-ln p of each event without the columns that sum up earlier ones, (N,): what adds up to evidence."""
@@ -364,9 +391,9 @@ class Scorer:
         """The combination as plain JSON values."""
         return asdict(self.combination)
 
-    def _past(self, own: Float, fresh: Float, sequences: Sequences) -> Past:
+    def _past(self, own: Float, everybody: Float, fresh: Float, sequences: Sequences) -> Past:
         nats = -self.calibrators_["fresh"].log_p(fresh)
-        return Past(own, nats, *recent_sums(sequences, nats, self.combination.scales))
+        return Past(own, everybody, nats, *recent_sums(sequences, nats, self.combination.scales))
 
     def _said(self, errors: Errors, name: str) -> Float:
         """Statistic of one model, (N,); NaN = it says nothing."""

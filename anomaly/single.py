@@ -107,6 +107,7 @@ class Weighing(NamedTuple):
     group: Int
     share: Float
     longest: float
+    population: float
     evidence: float
     ceiling: float
     murmur: float
@@ -164,6 +165,7 @@ class SingleScorer:
             group,
             share,
             longest=float(max(combination.scales, default=0.0)),
+            population=float(combination.population),
             evidence=float(combination.evidence),
             ceiling=float(combination.ceiling),
             murmur=MURMUR,
@@ -366,6 +368,20 @@ def _statistics(weighing: Weighing, errors: Float32) -> Float:
 
 
 @part
+def _either(weighing: Weighing, own: float, errors: Float32) -> float:
+    """Twin of `Combination.either` and of `scorer.everybody`."""
+    among, choices = -np.inf, 0
+    for at in range(len(errors)):
+        if weighing.everybody[at]:
+            choices += 1
+            among = among if np.isnan(errors[at]) else max(among, float(errors[at]))
+    if among == -np.inf:
+        return own if np.isnan(own) else max(own, 0.0)
+    among -= math.log(choices) + weighing.population
+    return max(among, 0.0) if np.isnan(own) else max(own, among, 0.0)
+
+
+@part
 def _total(weighing: Weighing, surprise: float, heard: float) -> float:
     """Twin of `Combination.total`; `heard` is what the past says beyond murmurs, summed over the scales."""
     if weighing.ceiling == 0.0:
@@ -399,8 +415,7 @@ def _judge(held: Held, pace: float) -> None:
         nats = window_nats(number[at], held.sums[at], held.dependence[at])
         loudest, latest = max(loudest, nats), float(number[at])
         heard += max(nats - held.murmur, 0.0)
-    own = -tail_log_p(held, OWN, statistics[0])
-    own = own if np.isnan(own) else max(own, 0.0)
+    own = _either(held, -tail_log_p(held, OWN, statistics[0]), held.errors)
     counted = -tail_log_p(held, FRESH, statistics[1])
     found[0] = _calibrated(held, _total(held, own, heard), pace, (latest + 1.0) / (pace + 1.0))
     found[1] = loudest

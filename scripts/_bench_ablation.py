@@ -23,16 +23,16 @@ from anomaly.ingest import read_events
 from anomaly.pilot import rehearsed
 from anomaly.rehearsal import CANDIDATES, SCALE_GAPS, Copies, Reference, choose, precisions, scales_of
 from anomaly.schema import Schema
-from anomaly.scorer import Combination, Errors, Scorer
+from anomaly.scorer import NEVER, Combination, Errors, Scorer
 from anomaly.sequences import Sequences
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 Quality = Callable[[Floats], Mapping[str, float]]  # of the scored events' surprises, in the order of their rows
 
-RESCORED = ("evidence", "autoencoder", "rehearsal", "fields", "given")
+RESCORED = ("evidence", "population", "autoencoder", "rehearsal", "fields", "given")
 KEYS = ("ap", "recall.macro", "planted")
-AFAR: Mapping[str, Any] = {"ceiling": 0.0, "other": 1.0}  # no past, and every field alike
+AFAR: Mapping[str, Any] = {"ceiling": 0.0, "population": 0.0, "other": 1.0}  # no past, amounts first, every field alike
 SEED = 1  # of the planted frauds: others than those that a fit has chosen by
 
 
@@ -101,6 +101,7 @@ def without(whole: Combination, scales: tuple[float, ...]) -> dict[str, Combinat
     """The combination without each part that needs no new fit; `scales` are the default's."""
     return {
         "evidence": replace(whole, evidence=0.0),
+        "population": replace(whole, population=NEVER),
         "autoencoder": replace(whole, autoencoder=0.0),
         "rehearsal": Combination(scales=scales),
         "fields": replace(whole, other=0.0),
@@ -159,7 +160,8 @@ def from_afar(judged: Judged, planted: Planted, quality: Quality) -> dict[str, f
 
 def _candidates(whole: Combination, gap: float, span: float) -> Iterator[tuple[str, Combination]]:
     settings: dict[str, dict[str, Any]] = {"scales": {name: scales_of(gap, span, name) for name in SCALE_GAPS}} | {
-        what: {f"{value:g}": value for value in values} for what, values in CANDIDATES.items()
+        what: {("never" if value == NEVER else f"{value:g}"): value for value in values}
+        for what, values in CANDIDATES.items()
     }
     for what, values in settings.items():
         for told, value in values.items():

@@ -67,7 +67,7 @@ def test_the_parts_are_the_formula(detector: Detector, payments: pl.DataFrame, p
     scorer = detector.scorer_
     sums, number = recent_sums(sequences, scorer.fresh(errors), scorer.combination.scales)
     evidence = window_evidence(number, sums, scorer.dependence_)
-    own = scorer.own(errors)
+    own = scorer.alone(errors)
     total = scorer.combination.total(own, evidence)
     heard = scorer.combination.heard(evidence)
     at = int(np.argmax(np.where(own > 2, total - own, 0)))

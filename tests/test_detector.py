@@ -133,7 +133,7 @@ def test_the_combination_is_chosen_on_copies_that_touch_nothing_else(little: pl.
         assert all(bool((mine.arrays()[name] == value).all()) for name, value in other.arrays().items())
     assert fits[1].fitted_["trials"] == []
     trials = fits[0].fitted_["trials"]
-    assert trials[0]["what"] == "start" and {one["what"] for one in trials[1:]} >= {"evidence", "autoencoder", "other"}
+    assert trials[0]["what"] == "start" and {one["what"] for one in trials[1:]} >= {"evidence", "population", "other"}
     for one in trials[1:]:
         assert not one["taken"] or one["gain"] > max(2 * one["standard_error"], LEAST_GAIN)
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from anomaly import rehearsal
 from anomaly.features import Column
 from anomaly.rehearsal import LEAST_GAIN, Copies, Reference, caution, choose, gain, recall_by_kind, scales_of
-from anomaly.scorer import Combination, Errors
+from anomaly.scorer import NEVER, Combination, Errors
 
 DAY = 86_400.0
 AMOUNT = Column(name="amount", kind="number", weight=1.0)
@@ -113,10 +113,10 @@ def test_a_statement_that_shows_nothing_is_left_out_and_one_that_shows_all_is_ke
     best, _ = choose(start, copies({"forecaster": [4.0, 0.0]}, episodes=60), reference(), FIELDS, 0.0, 30 * DAY)
     assert best.autoencoder < start.autoencoder
     best, _ = choose(
-        Combination(scales=(), autoencoder=0.0, ceiling=0.0),
-        copies({"autoencoder": [9.0]}, episodes=60), reference(), FIELDS, 0.0, 30 * DAY,
+        Combination(scales=(), population=NEVER, ceiling=0.0),
+        copies({"population": [9.0]}, episodes=60), reference(), FIELDS, 0.0, 30 * DAY,
     )  # fmt: skip
-    assert best.autoencoder > 0.0
+    assert best.population < NEVER
 
 
 def test_runs_want_evidence() -> None:
@@ -139,7 +139,7 @@ def test_every_change_that_was_taken_gained_enough() -> None:
     _, trials = choose(
         Combination(scales=(DAY,)), copies({"forecaster": [1.0, 5.0]}, episodes=60), reference(), FIELDS, DAY, 30 * DAY
     )
-    assert {one["what"] for one in trials} >= {"start", "scales", "ceiling", "autoencoder", "other"}
+    assert {one["what"] for one in trials} >= {"start", "scales", "ceiling", "population", "autoencoder", "other"}
     for one in trials[1:]:
         assert not one["taken"] or one["gain"] > max(LEAST_GAIN, 2 * one["standard_error"])
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from anomaly.evidence import loud, measure_dependence, recent_sums, window_evidence
 from anomaly.features import Column
-from anomaly.scorer import Combination, Scorer, suspects
+from anomaly.scorer import NEVER, Combination, Scorer, everybody, suspects
 from anomaly.sequences import Sequences
 
 HOUR = 3600.0
@@ -130,7 +130,7 @@ def test_without_evidence_the_past_does_not_count() -> None:
 
 
 def test_weights_are_those_of_the_models_and_of_the_fields_that_the_schema_names() -> None:
-    combination = Combination(other=0.3, autoencoder=0.5)
+    combination = Combination(other=0.3, autoencoder=0.5, population=2.0)
     errors = {name: np.zeros((1, len(columns)), dtype=np.float32) for name, columns in FIELDS.items()}
 
     def own(name: str, field: int) -> float:
@@ -142,6 +142,21 @@ def test_weights_are_those_of_the_models_and_of_the_fields_that_the_schema_names
     assert own("forecaster", 1) == pytest.approx(0.3 * unit)
     assert own("autoencoder", 0) == pytest.approx(0.5 * unit)
     assert own("population", 0) == 0.0
+
+
+def test_the_population_speaks_where_it_is_louder_than_the_entity_by_far() -> None:
+    combination = Combination(population=3.0)
+    said = [combination.either(np.array([own]), np.array([among]))[0] for own, among in ((4.0, 6.0), (4.0, 9.0))]
+    assert said == [4.0, 6.0]
+    assert replace(combination, population=NEVER).either(np.array([4.0]), np.array([600.0]))[0] == 4.0
+    assert combination.either(np.array([np.nan]), np.array([9.0]))[0] == 6.0
+    assert np.isnan(combination.either(np.array([np.nan]), np.array([-np.inf]))[0])
+
+
+def test_of_several_numbers_the_rarest_among_everybody_pays_for_the_choice() -> None:
+    errors = {"population": np.array([[1.0, 9.0], [np.nan, 2.0], [np.nan, np.nan]], dtype=np.float32)}
+    np.testing.assert_allclose(everybody(errors), [9.0 - np.log(2), 2.0 - np.log(2), -np.inf])
+    assert everybody({"forecaster": np.zeros((2, 3), dtype=np.float32)}).tolist() == [-np.inf, -np.inf]
 
 
 def test_a_murmur_of_evidence_is_not_heard() -> None:
