@@ -23,7 +23,7 @@ from safetensors.numpy import load, save
 from anomaly.errors import ArtifactError
 from anomaly.schema import Schema
 
-FORMAT = 3  # what an event says is added up otherwise than in 2, so that calibrations of then would mislead
+FORMAT = 4  # what an event says is added up otherwise than in 3, so that calibrations of then would mislead
 MANIFEST = "manifest.json"
 _OWN = re.compile(r".+-[0-9a-f]{12}\.safetensors(\.part)?|manifest\.json\.part")  # what a save leaves beside it
 

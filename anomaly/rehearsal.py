@@ -32,14 +32,14 @@ Float = NDArray[np.float64]
 Bool = NDArray[np.bool_]
 
 SCALE_GAPS: Mapping[str, tuple[float, ...]] = {
-    "short": (0.25, 1, 4, 16),
-    "usual": (0.25, 1, 4, 16, 64),
-    "long": (1, 4, 16, 64, 256),
+    "short": (0.1, 0.3, 1, 3, 10, 30),
+    "usual": (0.3, 1, 3, 10, 30, 100),
+    "long": (1, 3, 10, 30, 100, 300),
 }
 """Time scales of the evidence, in typical gaps between two events of an entity."""
 CANDIDATES: Mapping[str, tuple[float, ...]] = {
     "ceiling": (0.0, 1.0, 2.0, 3.0, 4.0, 6.0, 8.0),
-    "evidence": (0.2, 0.4, 0.8),
+    "evidence": (0.2, 0.35, 0.7),
     "population": (0.0, 1.0, 2.0, 3.0, NEVER),
     "autoencoder": (0.0, 0.3, 1.0),
     "other": (0.1, 0.3, 0.6, 1.0),
@@ -88,10 +88,10 @@ class Reference:
 
 
 def scales_of(gap: float, span: float, name: str = "usual") -> tuple[float, ...]:
-    """Time scales in seconds for a typical gap, none longer than the held-out history's `span`."""
+    """Time scales in seconds for a typical gap, none longer than half of the held-out history's `span`."""
     scales = [factor * gap for factor in SCALE_GAPS[name]]
-    fitting = tuple(scale for scale in scales if 0 < scale <= span)
-    return fitting or tuple(scale for scale in (min(scales[0], span),) if scale > 0)
+    fitting = tuple(scale for scale in scales if 0 < scale <= span / 2)
+    return fitting or tuple(scale for scale in (min(scales[0], span / 2),) if scale > 0)
 
 
 def choose(

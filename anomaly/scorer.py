@@ -78,7 +78,7 @@ class Combination:
     other: float = OTHER_WEIGHT
     autoencoder: float = 0.3
     population: float = 3.0
-    evidence: float = 0.4
+    evidence: float = 0.35
     ceiling: float = 4.0
     scales: tuple[float, ...] = ()
 
