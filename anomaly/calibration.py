@@ -29,7 +29,7 @@ FLOOR = 1e-300
 """Smallest p-value handed out; ``log_p`` goes on below it."""
 SHAPE_LIMITS = (-0.5, 1.0)
 """Shapes below -0.5 have no regular likelihood; above 1 the tail has no mean: both are signs of a bad fit."""
-NEAR = 0.5
+NEAR = 1.0
 """Held-out values closer than this share of the interquartile range over n are near ties, and one of them is kept: p
 falls by a rank between two neighbours, and between near ties rounding, not the event, would choose the rank."""
 ATOM = 0.01
