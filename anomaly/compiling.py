@@ -137,7 +137,7 @@ class _Teller(event.Listener):
 
     def __init__(self, what: str) -> None:
         self.words = (
-            f"{what}: compiling for this processor; it takes about ten seconds, once, where a cache can be written"
+            f"{what}: compiling for this processor; it takes ten to twenty seconds, once, where a cache can be written"
         )
         self.compiling = 0
         self.timer: threading.Timer | None = None
