@@ -290,14 +290,15 @@ class _Search:
         """The values that each field might have had."""
         chosen = np.zeros(len(self.frame), dtype=bool)
         chosen[at] = True
-        _, prediction = self.judge.model.predictions(self.judge.encoder.transform(self.frame), chosen)
-        told = {f.name: (f, one) for f, one in zip(prediction.fields.columns, expectations(prediction), strict=True)}
+        index, prediction = self.judge.model.predictions(self.judge.encoder.transform(self.frame), chosen)
+        expected = expectations(prediction, self.frame, index)
+        told = {f.name: (f, one) for f, one in zip(prediction.fields.columns, expected, strict=True)}
         for number, event in enumerate(self.events):
             for name in (one.name for one in self.judge.schema.numeric):
                 if name in told:
                     column, one = told[name]
-                    expected = [float(one[key][number]) for key in ("low", "median", "high")]
-                    event.options[name] = self._numbers(event, column, expected)
+                    range_of = [float(one[key][number]) for key in ("low", "median", "high")]
+                    event.options[name] = self._numbers(event, column, range_of)
             for name in self.judge.schema.categorical:
                 likely = told[name][1]["likely"][number] if name in told else []
                 event.options[name] = self._categories(event, name, likely)

@@ -96,8 +96,9 @@ class Rules(NamedTuple):
 
     windows : (V,) of the features, rising; scales : (W,) of the evidence, rising; money : numbers that are summed up,
     by their place among those given; scaling : (F, 3), unit, centre and scale of each column; kinds :
-    (categories, 3), columns of its code, of whether it is new, and of whether it changed; periods : of the circles, in
-    seconds; keep : for which times, amounts, and what counts as evidence, are needed.
+    (categories, 4), columns of its code, of whether it is new, and of whether it changed, and how many codes there are
+    for the entity's own values, 0 = a value has the same code for everybody; periods : of the circles, in seconds;
+    keep : for which times, amounts, and what counts as evidence, are needed.
     """
 
     windows: Int
@@ -111,6 +112,7 @@ class Rules(NamedTuple):
     quarantine: int
     lately: int
     has_place: bool
+    unseen: int
     missing: int
     no: int
     yes: int
@@ -346,8 +348,11 @@ def sum_of_last(values: NDArray[Any], count: int) -> float:
 
 
 @part
-def is_new(bench: Held, category: int, key: int, now: int, lately: int) -> bool:
-    """Does it meet a value for the first time, which is remembered if there is room, or did so only lately."""
+def meet(bench: Held, category: int, key: int, now: int, lately: int) -> tuple[bool, int]:
+    """Does it meet a value for the first time, which is remembered if there is room, or did so only lately.
+
+    And how many other values it had met before that one.
+    """
     counts, kinds = bench.counts, len(bench.before)
     number, news = counts[FIRST_MET + category], counts[FIRST_MET + kinds + category]
     met, since = bench.met[category], bench.since[category]
@@ -361,11 +366,11 @@ def is_new(bench: Held, category: int, key: int, now: int, lately: int) -> bool:
         counts[FIRST_MET + kinds + category] = news
     for at in range(number):
         if met[at] == key:
-            return bool(at >= number - news)
+            return at >= number - news, at
     if number < len(met):
         met[number], since[news] = key, now
         counts[FIRST_MET + category], counts[FIRST_MET + kinds + category] = number + 1, news + 1
-    return True
+    return True, number
 
 
 @part
@@ -439,14 +444,17 @@ def _encode_codes(bench: Held, now: int) -> None:
     """One row of codes, as `Encoder.transform` would give it; the entity has met the values then."""
     bench.codes[bench.clock] = bench.first_code + int((bench.given[1] % 86400.0) // 3600.0)
     for kind in range(len(bench.kinds)):
-        code, new, changed = bench.kinds[kind, 0], bench.kinds[kind, 1], bench.kinds[kind, 2]
+        code, new, changed, own = bench.kinds[kind, 0], bench.kinds[kind, 1], bench.kinds[kind, 2], bench.kinds[kind, 3]
         key, last = bench.keys[kind], bench.before[kind]
         bench.codes[code] = bench.category[kind]
         bench.before[kind] = key
         if key == 0:
             bench.codes[new] = bench.codes[changed] = bench.missing
             continue
-        bench.codes[new] = bench.yes if is_new(bench, kind, key, now, bench.lately) else bench.no
+        is_new, place = meet(bench, kind, key, now, bench.lately)
+        if own:
+            bench.codes[code] = bench.unseen if is_new else bench.first_code + min(place, own - 1)
+        bench.codes[new] = bench.yes if is_new else bench.no
         bench.codes[changed] = bench.missing if last == 0 else bench.no if last == key else bench.yes
 
 

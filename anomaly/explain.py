@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from anomaly.breakdown import PAST, Asked, Breakdown
-from anomaly.features import FIRST_CODE, POPULATION, Column, Encoder, raw_numbers
+from anomaly.features import FIRST_CODE, OWN_VALUES, POPULATION, Column, Encoder, raw_numbers
 from anomaly.models.base import SequenceModel
 from anomaly.models.heads import Prediction
 from anomaly.schema import Schema
@@ -86,7 +86,7 @@ def explain(model: SequenceModel, schema: Schema, asked: Asked, scores: pl.DataF
     wanted = pl.DataFrame({"row": row}).join(scores, on="row", how="left", maintain_order="left")
     shares = told.parts.filter(pl.col("detector") != PAST).group_by("row", "field").agg(pl.col("part", "share").sum())
     parts = []
-    for column, expected in zip(prediction.fields.columns, expectations(prediction), strict=True):
+    for column, expected in zip(prediction.fields.columns, expectations(prediction, frame, index), strict=True):
         mine = pl.DataFrame({"row": row}).join(
             shares.filter(pl.col("field") == column.raw_name), on="row", how="left", maintain_order="left"
         )
@@ -133,12 +133,15 @@ def expected_range(
     asked = Asked.of(encoder, frame, rows)
     index, prediction = model.predictions(asked.sequences, asked.chosen)
     number = [column.name for column in prediction.fields.columns].index(field)
-    told = expectations(prediction)[number]
+    told = expectations(prediction, asked.frame, index)[number]
     return pl.DataFrame({"row": asked.sequences.row[index], "low": told["low"], "high": told["high"]})
 
 
-def expectations(prediction: Prediction) -> list[dict[str, Any]]:
-    """What was expected of each of the K fields, for n events: low, median and high (n,), or the n likeliest values."""
+def expectations(prediction: Prediction, frame: pl.DataFrame, index: NDArray[np.int64]) -> list[dict[str, Any]]:
+    """What was expected of each of the K fields, for n events: low, median and high (n,), or the n likeliest values.
+
+    The events are those at `index` (n,) in the `frame` that was judged.
+    """
     with torch.inference_mode():
         quantiles = prediction.quantiles(QUANTILES).numpy()
         probabilities = [probability.numpy() for probability in prediction.probabilities()]
@@ -151,7 +154,7 @@ def expectations(prediction: Prediction) -> list[dict[str, Any]]:
             )
         told.append({"low": low, "median": median, "high": high})
     for field, probability in zip(prediction.fields.categories, probabilities, strict=True):
-        told.append({"likely": _likely(field.column, probability)})
+        told.append({"likely": _likely(field.column, probability, frame, index)})
     return told
 
 
@@ -165,11 +168,39 @@ def _about(column: Column, schema: Schema, scores: pl.DataFrame) -> pl.Series:
     return pl.select(pl.when(soon).then(pl.lit("time")).otherwise(own)).to_series()
 
 
-def _likely(column: Column, probability: NDArray[np.float32]) -> list[list[str]]:
+def _likely(
+    column: Column, probability: NDArray[np.float32], frame: pl.DataFrame, index: NDArray[np.int64]
+) -> list[list[str]]:
     known = probability[:, FIRST_CODE:]
     best = np.argsort(-known, axis=1)[:, :3]
-    names = [f"{name}:00" for name in column.vocabulary] if column.kind == "clock" else column.vocabulary
-    return [[names[code] for code in codes if share[code] >= LIKELY] for codes, share in zip(best, known, strict=True)]
+    names: Sequence[Mapping[int, str]]
+    if column.own:
+        names = _own_values(column.name, frame, index)
+    else:
+        of_all = [f"{name}:00" for name in column.vocabulary] if column.kind == "clock" else column.vocabulary
+        names = [dict(enumerate(of_all))] * len(known)
+    return [
+        [name[code] for code in codes if share[code] >= LIKELY and code in name]
+        for name, codes, share in zip(names, best.tolist(), known, strict=True)
+    ]
+
+
+def _own_values(name: str, frame: pl.DataFrame, index: NDArray[np.int64]) -> list[dict[int, str]]:
+    """The values of a field that the entity of each chosen event had met before it, by their place; see `Column.own`.
+
+    The last place is no value's own.
+    """
+    value = f"c:{name}"
+    met = (
+        frame.select("entity", value).with_row_index("at").drop_nulls(value)
+        .unique(["entity", value], keep="first").sort("at")
+        .group_by("entity").agg(value, "at")
+    )  # fmt: skip
+    values = {entity: list(enumerate(zip(*rest, strict=True))) for entity, *rest in met.iter_rows()}
+    return [
+        {place: text for place, (text, first) in values.get(entity, [])[: OWN_VALUES - 1] if first < at}
+        for entity, at in zip(frame["entity"].gather(index), index.tolist(), strict=True)
+    ]
 
 
 def _observed(

@@ -13,7 +13,8 @@ events of its entity make of them. Scales and vocabularies are learned on a mask
 | ``sum:1h:<field>`` ... | the same as a sum, for each ``log`` field | number |
 | ``place:distance``, ``place:speed`` | km from the entity's previous place (great circle), and km/h | distance, speed |
 | ``circle:hour_sin`` ... ``circle:weekday_cos`` | local time of day and of week as circles | circle |
-| a categorical field | code in a vocabulary of the commonest values | category |
+| a categorical field | code in a vocabulary of the commonest values; or, where few entities share a value or most are \
+rare (a device, a payee), its place among the entity's own values, in the order in which it met them | category |
 | ``clock:hour`` | local hour as a code | clock |
 | ``first:<field>`` | does the entity meet this value for the first time, or did so only lately; it knows 300 | flag |
 | ``changed:<field>`` | does the value differ from that of the entity's previous event | flag |
@@ -30,7 +31,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from anomaly.errors import NotFittedError, ParameterError, SchemaError
-from anomaly.loops import mark_new, sum_windows
+from anomaly.loops import number_values, sum_windows
 from anomaly.schema import Schema
 from anomaly.sequences import (
     MOST_RECENT,
@@ -74,6 +75,10 @@ NO, YES = FIRST_CODE, FIRST_CODE + 1
 # Chosen on simulated frauds (recall at 50 alerts a day): 1, 0.5, 0.3, 0.2 and 0.1 were tried.
 OTHER_WEIGHT = 0.3
 NEW_WEIGHT = 0.7
+OWN_WEIGHT = 0.15  # which of its own values an entity takes: that it is a new one is said by `first:<field>` already
+OWN_VALUES = 16  # an entity's first values have a code each, the last of them for all that it met later
+LEAST_COVERED = 0.9  # share of the events that a vocabulary must know
+LEAST_SHARED = 0.1  # share of the entities that take a value, mean over the events, from which on it says something
 
 Float = NDArray[np.float64]
 Kind = Literal["number", "duration", "count", "distance", "speed", "circle", "category", "clock", "flag"]
@@ -104,6 +109,9 @@ class Column:
         Half the distance between two neighbouring raw values of a count, 0 for a continuous number.
     vocabulary : tuple of str
         Values with a code of their own; the first has code 2.
+    own : bool
+        The vocabulary is of places among the entity's own values, "1" for the value that it met first, and what is new
+        to it is unseen.
     """
 
     name: str
@@ -117,6 +125,7 @@ class Column:
     step: float = 0.0
     weight: float = OTHER_WEIGHT
     vocabulary: tuple[str, ...] = ()
+    own: bool = False
 
     @property
     def is_category(self) -> bool:
@@ -289,33 +298,48 @@ class Encoder:
             name="clock:hour", kind="clock", stage=1, tail="density", vocabulary=tuple(f"{h:02d}" for h in range(24))
         )
         for name in self.schema.categorical:
-            counts = (
-                frame[f"c:{name}"]
-                .drop_nulls()
-                .value_counts(sort=False)
-                .filter(pl.col("count") >= min(self.fewest_events, max(2, len(frame) // 100)))
-                .sort(["count", f"c:{name}"], descending=[True, False])
-                .head(self.largest_vocabulary)
-            )
-            # A vocabulary that misses most events makes "unseen" the likeliest value: no statement worth scoring.
-            scored = counts["count"].sum() >= 0.5 * len(frame)
-            yield Column(
-                name=name, kind="category", tail="density", scored=scored, vocabulary=tuple(counts[f"c:{name}"])
-            )
+            yield self._category_column(name, frame)
         for name in self.schema.categorical:
             yield Column(name=f"first:{name}", kind="flag", tail="density", weight=NEW_WEIGHT, vocabulary=("no", "yes"))
             yield Column(name=f"changed:{name}", kind="flag", scored=False, vocabulary=("no", "yes"))
+
+    def _category_column(self, name: str, frame: pl.DataFrame) -> Column:
+        value = pl.col(f"c:{name}")
+        counts = (
+            frame.select(value, "entity")
+            .drop_nulls(f"c:{name}")
+            .group_by(value)
+            .agg(pl.len().alias("count"), pl.col("entity").n_unique().alias("entities"))
+            .sort(["count", f"c:{name}"], descending=[True, False])
+        )
+        events = counts["count"].to_numpy()
+        known = max(1, int(events.sum()))
+        shared = float(events @ counts["entities"].to_numpy()) / (known * frame["entity"].n_unique())
+        fewest = min(self.fewest_events, max(2, len(frame) // 100))
+        common = counts.filter(pl.col("count") >= fewest).head(self.largest_vocabulary)
+        scored = known >= len(frame) / 2  # of what most events lack nothing much is said
+        column = Column(
+            name=name, kind="category", tail="density", scored=scored, vocabulary=tuple(common[f"c:{name}"])
+        )
+        covered = int(common["count"].to_numpy().sum()) / known
+        if shared >= LEAST_SHARED and covered >= LEAST_COVERED:
+            return column
+        places = tuple(str(place + 1) for place in range(OWN_VALUES))
+        return replace(column, own=True, vocabulary=places, weight=OWN_WEIGHT)
 
     def _codes(self, frame: pl.DataFrame, offsets: NDArray[np.int64]) -> dict[str, NDArray[np.int32]]:
         hour = np.floor(np.mod(frame["clock"].to_numpy(), 86400.0) / 3600.0).astype(np.int32)
         codes = {"clock:hour": FIRST_CODE + hour}
         micros = microseconds(frame["time"].to_numpy())
-        vocabularies = {column.name: column.vocabulary for column in self.category}
+        columns = {column.name: column for column in self.category}
         for name in self.schema.categorical:
-            code, known = _numbered(frame[f"c:{name}"], vocabularies[name])
+            own = columns[name].own
+            code, known = _numbered(frame[f"c:{name}"], () if own else columns[name].vocabulary)
             missing = code < 0
-            codes[name] = np.where(missing, MISSING, known)
-            new = new_values(code, offsets, micros, round(self.lately * 1e6))
+            new, place = met_values(code, offsets, micros, round(self.lately * 1e6))
+            if own:
+                known = np.where(new, UNSEEN, FIRST_CODE + np.minimum(place, OWN_VALUES - 1))
+            codes[name] = np.where(missing, MISSING, known).astype(np.int32)
             codes[f"first:{name}"] = np.where(missing, MISSING, np.where(new, YES, NO)).astype(np.int32)
             before = np.concatenate([[-1], code[:-1]])[: len(code)]
             before[offsets[:-1]] = -1
@@ -331,16 +355,17 @@ def judged_twice(columns: Sequence[Column]) -> NDArray[np.int64]:
     return np.array(pairs, dtype=np.int64).reshape(len(pairs), 2)
 
 
-def new_values(
+def met_values(
     code: NDArray[np.int64], offsets: NDArray[np.int64], micros: NDArray[np.int64], lately: int
-) -> NDArray[np.bool_]:
-    """Did each event's entity meet its value for the first time, or less than `lately` microseconds ago, (N,).
+) -> tuple[NDArray[np.bool_], NDArray[np.int32]]:
+    """Did each event's entity meet its value for the first time, or less than `lately` microseconds ago; (N,).
 
-    Of an entity that met `MOST_VALUES`, any other one is always new. A missing value (a negative code) is none.
+    And how many other values it had met before that one, (N,); -1 for a missing value (a negative code), which is
+    none. Of an entity that met `MOST_VALUES`, any other one is always new, and in the last place.
     """
-    new = np.empty(len(code), dtype=bool)
-    mark_new(code, offsets, micros, lately, MOST_VALUES, new)
-    return new
+    new, place = np.empty(len(code), dtype=bool), np.empty(len(code), dtype=np.int32)
+    number_values(code, offsets, micros, lately, MOST_VALUES, new, place)
+    return new, place
 
 
 def refuse_names(schema: Schema) -> None:

@@ -30,6 +30,7 @@ from anomaly.features import (
     MISSING,
     MONDAY,
     NO,
+    OWN_VALUES,
     SHORTEST_TRIP_SECONDS,
     UNSEEN,
     WINDOWS,
@@ -245,7 +246,9 @@ class _View:
         self._scorer = SingleScorer(detector.scorer_, (*self._models.columns, *self._population.columns))
         self._known = set(detector.known_.tolist())
         self._values = [
-            {value: (FIRST_CODE + code, value_key(value)) for code, value in enumerate(column.vocabulary)}
+            {}
+            if column.own
+            else {value: (FIRST_CODE + code, value_key(value)) for code, value in enumerate(column.vocabulary)}
             for name in self.schema.categorical
             for column in encoder.category
             if column.name == name
@@ -346,19 +349,24 @@ def rules_of(detector: Detector) -> Rules:
     quarantine = round(detector.quarantine_ * MICRO)
     of_evidence = max(scales, default=0)
     keep = max(*windows, of_evidence, quarantine), max(windows), of_evidence
-    kinds = [[columns[f"{part}{name}"] for part in ("", "first:", "changed:")] for name in schema.categorical]
+    own = [encoder.category[columns[name]].own * OWN_VALUES for name in schema.categorical]
+    kinds = [
+        [*(columns[f"{part}{name}"] for part in ("", "first:", "changed:")), codes]
+        for name, codes in zip(schema.categorical, own, strict=True)
+    ]
     return Rules(
         windows=np.array(windows, dtype=np.int64),
         scales=np.array(scales, dtype=np.int64),
         money=np.array([at for at, number in enumerate(schema.numeric) if number.scale == "log"], dtype=np.int64),
         scaling=np.array([(one.unit, one.center, one.scale) for one in encoder.numeric], dtype=np.float64),
-        kinds=np.array(kinds, dtype=np.int64).reshape(len(kinds), 3),
+        kinds=np.array(kinds, dtype=np.int64).reshape(len(kinds), 4),
         periods=np.array(list(CIRCLES.values()), dtype=np.float64),
         keep=np.array(keep, dtype=np.int64),
         clock=columns["clock:hour"],
         quarantine=quarantine,
         lately=round(encoder.lately * MICRO),
         has_place=schema.place is not None,
+        unseen=UNSEEN,
         missing=MISSING,
         no=NO,
         yes=YES,

@@ -85,11 +85,13 @@ def raw_columns(events: Sequence[Event], schema: Schema) -> dict[str, list[float
     return {name: [maker(event) for event in events] for name, maker in makers.items()}
 
 
-def category_words(events: Sequence[Event], schema: Schema, lately: float = 0.0) -> dict[str, list[str | None]]:
-    """Category columns as words, None = missing."""
+def category_words(
+    events: Sequence[Event], schema: Schema, lately: float = 0.0, own: Sequence[str] = ()
+) -> dict[str, list[str | None]]:
+    """Category columns as words, None = missing; those of `own` as places among the entity's own values."""
     words: dict[str, list[str | None]] = {"clock:hour": [f"{local(event).hour:02d}" for event in events]}
     for name in schema.categorical:
-        words[name] = [event.categories[name] for event in events]
+        words[name] = [_place(event, name, lately) if name in own else event.categories[name] for event in events]
         words[f"first:{name}"] = [_first(event, name, lately) for event in events]
         words[f"changed:{name}"] = [_changed(event, name) for event in events]
     return words
@@ -225,6 +227,14 @@ def _first(event: Event, name: str, lately: float) -> str | None:
         return None
     since = [_moment(event.time) - _moment(one.time) for one in event.past if one.categories[name] == value]
     return "no" if since and max(since) >= timedelta(seconds=lately) else "yes"
+
+
+def _place(event: Event, name: str, lately: float) -> str | None:
+    new = _first(event, name, lately)
+    if new != "no":
+        return new and "new"
+    met = list(dict.fromkeys(one.categories[name] for one in event.past if one.categories[name] is not None))
+    return str(min(met.index(event.categories[name]) + 1, 16))
 
 
 def _changed(event: Event, name: str) -> str | None:

@@ -111,17 +111,28 @@ def test_about_nine_in_ten_numbers_lie_in_their_range(
     assert 0.75 < inside <= 1.0
 
 
-def test_likely_values_are_of_the_vocabulary_and_the_likeliest_come_first(
-    told: pl.DataFrame, detector: Detector
+def test_likely_values_are_known_and_the_likeliest_come_first(
+    told: pl.DataFrame, detector: Detector, payments: pl.DataFrame
 ) -> None:
-    vocabularies = {column.name: column.vocabulary for column in detector.encoder_.category}
-    vocabularies["clock:hour"] = tuple(f"{hour:02d}:00" for hour in range(24))
+    columns = {column.name: column for column in detector.encoder_.category}
+    hours = {f"{hour:02d}:00" for hour in range(24)}
     words = told.filter(pl.col("likely").is_not_null())
     assert set(words["kind"]) == {"category", "clock", "flag"}
-    for field, likely in words.select("field", "likely").iter_rows():
-        assert len(likely) <= 3
-        assert set(likely) <= set(vocabularies[field])
-        assert len(set(likely)) == len(likely)
+    assert {"merchant_id", "device_id"} <= {name for name, column in columns.items() if column.own}
+    of_its_own, usual = 0, []
+    for row, field, likely in words.select("row", "field", "likely").iter_rows():
+        assert len(set(likely)) == len(likely) <= 3
+        column = columns[field]
+        if column.own:  # what this customer had before
+            now = payments.row(row, named=True)
+            past = payments.filter(pl.col("customer_id") == now["customer_id"], pl.col("time") < now["time"])
+            assert set(likely) <= set(past[field])
+            of_its_own += len(likely)
+            usual += [likely[0] == now[field]] if likely and field == "device_id" else []
+        else:
+            assert set(likely) <= (hours if field == "clock:hour" else set(column.vocabulary))
+    assert of_its_own > 50
+    assert np.mean(usual) > 0.6  # most have one device, or a card and a telephone
 
 
 def test_rows_may_be_asked_for_in_any_order_and_twice(

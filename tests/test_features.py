@@ -17,6 +17,8 @@ from hypothesis import strategies as st
 from anomaly.errors import NotFittedError, ParameterError, SchemaError
 from anomaly.features import (
     FARTHEST,
+    FIRST_CODE,
+    UNSEEN,
     Column,
     Encoder,
     entity_offsets,
@@ -92,11 +94,12 @@ def test_every_derived_number_is_what_its_definition_says(drawn: tuple[float, An
 
 
 @settings(deadline=None, max_examples=60)
-@given(tables, st.sampled_from([0.0, 60.0, 3 * 3600.0, 1e9]))
-def test_every_code_is_what_its_definition_says(drawn: tuple[float, Any], lately: float) -> None:
+@given(tables, st.sampled_from([0.0, 60.0, 3 * 3600.0, 1e9]), st.sampled_from([1, 200]))
+def test_every_code_is_what_its_definition_says(drawn: tuple[float, Any], lately: float, largest: int) -> None:
     frame = canonical(*drawn)
-    encoder = Encoder(SCHEMA, fewest_events=2, lately=lately).fit(frame)
-    told = oracles.category_words(oracles.plain_events(frame, SCHEMA), SCHEMA, lately)
+    encoder = Encoder(SCHEMA, largest_vocabulary=largest, fewest_events=2, lately=lately).fit(frame)
+    own = [column.name for column in encoder.category if column.own]
+    told = oracles.category_words(oracles.plain_events(frame, SCHEMA), SCHEMA, lately, own)
     codes = encoder.transform(frame).category
     assert sorted(column.name for column in encoder.category) == sorted(told)
     for index, column in enumerate(encoder.category):
@@ -219,19 +222,42 @@ def test_a_number_beyond_single_precision_stays_a_number() -> None:
 
 
 def test_the_commonest_values_get_codes_and_the_rare_ones_share_one() -> None:
-    merchants: list[str | None] = ["b"] * 30 + ["a"] * 30 + ["c"] * 25 + ["x", "y", "z"] + [None] * 12
+    merchants: list[str | None] = ["b"] * 40 + ["a"] * 40 + ["c"] * 3 + ["x", "y", "z"] + [None] * 14
     frame = history([1.0] * 100, merchants)
-    assert column(Encoder(SCHEMA).fit(frame), "merchant").vocabulary == ("a", "b", "c")
+    encoder = Encoder(SCHEMA).fit(frame)
+    assert column(encoder, "merchant").vocabulary == ("a", "b", "c")
     encoder = Encoder(SCHEMA, largest_vocabulary=2).fit(frame)
-    assert column(encoder, "merchant").vocabulary == ("a", "b")
+    assert column(encoder, "merchant").vocabulary == ("a", "b") and not column(encoder, "merchant").own
     index = [column.name for column in encoder.category].index("merchant")
     codes = encoder.transform(frame).category[:, index]
-    assert codes.tolist() == [3] * 30 + [2] * 30 + [0] * 25 + [0] * 3 + [1] * 12
+    assert codes.tolist() == [3] * 40 + [2] * 40 + [0] * 3 + [0] * 3 + [1] * 14
 
 
-def test_a_vocabulary_that_misses_most_events_is_not_scored() -> None:
-    merchants = ["a"] * 45 + [f"m{at}" for at in range(55)]
-    encoder = Encoder(SCHEMA, fewest_events=20).fit(history([1.0] * 100, merchants))
+def test_where_most_values_are_rare_the_codes_are_the_entitys_own() -> None:
+    merchants = [f"m{at}" for at in range(20)] + ["m3", "m0", "m17", "m18"]
+    encoder = Encoder(SCHEMA, largest_vocabulary=5).fit(history([1.0] * 24, merchants))
+    assert column(encoder, "merchant").own and not column(encoder, "channel").own
+    index = [column.name for column in encoder.category].index("merchant")
+    codes = encoder.transform(history([1.0] * 24, merchants)).category[:, index]
+    assert codes.tolist() == [UNSEEN] * 20 + [FIRST_CODE + place for place in (3, 0, 15, 15)]
+
+
+def test_where_entities_share_no_values_the_codes_are_their_own() -> None:
+    """A telephone of one's own: as common as any, and nobody else's. The second one is a second one for everybody."""
+
+    def paid(device: str) -> tuple[Any, ...]:
+        return (3600.0, 1.0, None, 1.0, device, "x", None, None)
+
+    table = canonical(0.0, [[paid(f"phone {who}")] * 30 + [paid(f"tablet {who}")] * 30 for who in range(20)])
+    encoder = Encoder(SCHEMA).fit(table)
+    assert column(encoder, "merchant").own and not column(encoder, "channel").own
+    index = [column.name for column in encoder.category].index("merchant")
+    codes = encoder.transform(table).category[:, index].reshape(20, 60)
+    assert (codes == [UNSEEN, *[FIRST_CODE] * 29, UNSEEN, *[FIRST_CODE + 1] * 29]).all()
+
+
+def test_a_field_that_most_events_lack_is_only_read() -> None:
+    encoder = Encoder(SCHEMA).fit(history([1.0] * 100, ["a"] * 40 + [None] * 60))
     assert not column(encoder, "merchant").scored
     assert column(encoder, "channel").scored
 
