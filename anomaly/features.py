@@ -75,7 +75,6 @@ NO, YES = FIRST_CODE, FIRST_CODE + 1
 # Chosen on simulated frauds (recall at 50 alerts a day): 1, 0.5, 0.3, 0.2 and 0.1 were tried.
 OTHER_WEIGHT = 0.3
 NEW_WEIGHT = 0.7
-OWN_WEIGHT = 0.15  # which of its own values an entity takes: that it is a new one is said by `first:<field>` already
 OWN_VALUES = 16  # an entity's first values have a code each, the last of them for all that it met later
 LEAST_COVERED = 0.9  # share of the events that a vocabulary must know
 LEAST_SHARED = 0.1  # share of the entities that take a value, mean over the events, from which on it says something
@@ -147,7 +146,7 @@ class Column:
 
         A count is the sum of earlier events, and what is new stays new for a while.
         """
-        return self.kind in ("count", "flag")
+        return self.kind in ("count", "flag") or self.own
 
     @property
     def size(self) -> int:
@@ -325,7 +324,7 @@ class Encoder:
         if shared >= LEAST_SHARED and covered >= LEAST_COVERED:
             return column
         places = tuple(str(place + 1) for place in range(OWN_VALUES))
-        return replace(column, own=True, vocabulary=places, weight=OWN_WEIGHT)
+        return replace(column, own=True, vocabulary=places)
 
     def _codes(self, frame: pl.DataFrame, offsets: NDArray[np.int64]) -> dict[str, NDArray[np.int32]]:
         hour = np.floor(np.mod(frame["clock"].to_numpy(), 86400.0) / 3600.0).astype(np.int32)
