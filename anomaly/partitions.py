@@ -33,9 +33,9 @@ from anomaly.sources import Part, open_parts
 
 BASE = 700_000_000  # bytes of Python, its libraries, the detector, and the part of a file that is being read
 SCORE_EACH = 2_500  # bytes that an event needs while its partition is scored, at most
-DEAL_EACH = 700  # bytes that an event needs while it is held to be dealt out with others
+DEAL_EACH = 1_250  # bytes that an event needs while it is held to be dealt out with others, and its file is read
 ID_EACH = 300  # bytes that an id needs while repeated ones are looked for
-SORT_EACH = 1_250  # bytes that a score needs while scores are put in order
+SORT_EACH = 1_600  # bytes that a score needs while scores are put in order, and the ones before are written
 FIT_EACH = 5_000  # bytes that an event needs while a detector is fitted
 BATCH = 200_000  # rows read at a time
 LEAST = 20_000  # events of a partition: with fewer, files would outnumber what they hold
