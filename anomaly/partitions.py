@@ -12,7 +12,7 @@ import json
 import re
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+from polars.io.plugins import register_io_source
 
 from anomaly.detector import Detector
 from anomaly.errors import InputError, ParameterError
@@ -32,7 +33,9 @@ from anomaly.sources import Part, open_parts
 
 BASE = 700_000_000  # bytes of Python, its libraries, the detector, and the part of a file that is being read
 SCORE_EACH = 2_500  # bytes that an event needs while its partition is scored, at most
-SORT_EACH = 1_250  # bytes that a score needs while scores are put in order
+DEAL_EACH = 1_250  # bytes that an event needs while it is held to be dealt out with others, and its file is read
+ID_EACH = 300  # bytes that an id needs while repeated ones are looked for
+SORT_EACH = 1_600  # bytes that a score needs while scores are put in order, and the ones before are written
 FIT_EACH = 5_000  # bytes that an event needs while a detector is fitted
 BATCH = 200_000  # rows read at a time
 LEAST = 20_000  # events of a partition: with fewer, files would outnumber what they hold
@@ -105,7 +108,7 @@ def score_within(
 
     The scores are those of `Detector.score`, in the order of the input. They are written whole or not at all. Until
     then the work stands in a hidden folder beside `out`; the same call goes on from there after an interruption. It
-    takes about three times the size of the events as Parquet on disk.
+    takes as much of the disk as the scores, or else the events, would take of the memory.
 
     Parameters
     ----------
@@ -140,8 +143,8 @@ def score_within(
     say = progress or (lambda _: None)
     table = Partitions.kept(folder, source, detector.schema, query, marks)
     if table is None:
-        table = Partitions.made(folder, source, detector.schema, query, marks, max(LEAST, budget // SCORE_EACH), say)
-    run = _Run(detector, table, as_seconds(since), max(LEAST, budget // SORT_EACH))
+        table = Partitions.made(folder, source, detector.schema, query, marks, budget, say)
+    run = _Run(detector, table, as_seconds(since), _fitting(budget, SORT_EACH))
     for number in range(len(table)):
         if run.score(number):
             give_back()
@@ -153,6 +156,11 @@ def score_within(
         raise
     shutil.rmtree(folder)
     return found
+
+
+def _fitting(budget: int, each: int) -> int:
+    """How many rows may be in memory, if each takes so many bytes."""
+    return max(LEAST, budget // each)
 
 
 def _marks(detector: Detector, source: Any, memory: str | float, since: When, query: str | None) -> dict[str, Any]:
@@ -219,39 +227,40 @@ class Partitions:
         schema: Schema,
         query: str | None,
         marks: Mapping[str, Any],
-        most: int,
+        budget: int,
         say: Progress,
     ) -> Partitions:
-        """Deal out the events of `source`; about `most` of them in each partition."""
+        """Deal out the events of `source`, so that those of one partition can be scored within `budget` bytes."""
         shutil.rmtree(folder, ignore_errors=True)
         (folder / SCORES).mkdir(parents=True)
         parts, notes = open_parts(source, query)
         for part in parts:
             check_columns(schema, part.columns, part.name)
-        number = max(1, -(-sum(map(_length, parts)) // most))
+        dealer = _Dealer.of(folder, schema, sum(map(_length, parts)), budget)
         starts, bad = [0], [pl.Series("row", [], dtype=pl.Int64)]
         for at, part in enumerate(parts):
-            rows, refused = _dealt(folder, part, at, starts[-1], schema, number)
+            rows, refused = dealer.take(part, starts[-1])
             starts.append(starts[-1] + rows)
             bad.append(refused)
-            say(f"dealt out {starts[-1]:,} rows of {at + 1} of {len(parts)} files into {number} partitions")
+            say(f"dealt out {starts[-1]:,} rows of {at + 1} of {len(parts)} files into {dealer.number} partitions")
         if starts[-1] == 0:
             shutil.rmtree(folder)
             names = ", ".join(part.name for part in parts[:5])
             raise InputError(f"{names}: no rows, at most a header; expected at least one event")
+        dealer.deal()
         rejected = pl.DataFrame(pl.concat(bad)).with_columns(pl.lit(None, pl.String).alias("reason"))
         rejected.write_parquet(folder / "bad.parquet")
-        _repeated_ids(folder, schema, number).write_parquet(folder / "repeated.parquet")
-        state = {"marks": dict(marks), "number": number, "starts": starts, "notes": list(notes)}
+        _repeated_ids(folder, schema).write_parquet(folder / "repeated.parquet")
+        state = {"marks": dict(marks), "number": dealer.number, "starts": starts, "notes": list(notes)}
         _write_json(folder / STATE, state)
         return cls(folder, schema, parts, state)
 
     def events(self, number: int) -> tuple[Events, dict[str, float]]:
         """The accepted events of a partition, its repeated rows (row, reason) as rejects; and their `tally`."""
-        files = sorted((self.folder / BLOCKS / f"{number:05d}").glob("*.parquet"))
-        if not files:
+        block = self.folder / BLOCKS / f"{number:05d}"
+        if not block.exists():
             return Events(self.schema, pl.DataFrame(), pl.DataFrame(), 0, ()), {}
-        good = in_order(pl.read_parquet(files))
+        good = in_order(_together(block))
         rows = good.height
         if self.schema.event_id is None:
             repeated = repeats(good, self.schema)
@@ -281,47 +290,86 @@ def batches(part: Part, schema: Schema, start: int) -> Iterator[pl.DataFrame]:
     yield from lazy.collect_batches(chunk_size=BATCH, maintain_order=True, engine="streaming")
 
 
-def _dealt(folder: Path, part: Part, at: int, start: int, schema: Schema, number: int) -> tuple[int, pl.Series]:
-    """Deal out one part; how many rows it has, and which of them are bad."""
-    bad, rows = [pl.Series("row", [], dtype=pl.Int64)], 0
-    try:
-        for step, batch in enumerate(batches(part, schema, start)):
-            rows += batch.height
-            bad.append(batch.filter(BAD)["row"])
-            good = batch.filter(~pl.col(BAD))
-            name = f"{at:05d}-{step:06d}.parquet"
-            _spread(good, pl.col("entity"), number, folder / BLOCKS, name)
-            if schema.event_id is not None:
+@dataclass
+class _Dealer:
+    """Deals events out to the files of their partitions, and their ids to others, each by its hash.
+
+    Many at a time, `most` at least: a file takes its time, however few rows it has.
+    """
+
+    folder: Path
+    schema: Schema
+    number: int
+    of_ids: int
+    most: int
+
+    def __post_init__(self) -> None:
+        self.held: list[pl.DataFrame] = []
+        self.dealt = 0
+
+    @classmethod
+    def of(cls, folder: Path, schema: Schema, rows: int, budget: int) -> _Dealer:
+        """For about so many rows, so that each partition can be dealt with within `budget` bytes."""
+        number, of_ids = (max(1, -(-rows // _fitting(budget, each))) for each in (SCORE_EACH, ID_EACH))
+        return cls(folder, schema, number, of_ids, _fitting(budget, DEAL_EACH))
+
+    def take(self, part: Part, start: int) -> tuple[int, pl.Series]:
+        """Take the rows of a part, whose first has number `start`; how many they are, and which of them are bad."""
+        if part.careful is not None:
+            self.deal()  # so that what comes from now on is of this part alone, and can be dropped
+        bad, rows, before = [pl.Series("row", [], dtype=pl.Int64)], 0, self.dealt
+        try:
+            for batch in batches(part, self.schema, start):
+                rows += batch.height
+                bad.append(batch.filter(BAD)["row"])
+                self.held.append(batch.filter(~pl.col(BAD)))
+                if sum(one.height for one in self.held) >= self.most:
+                    self.deal()
+        except (pl.exceptions.PolarsError, OSError) as error:
+            if part.careful is None:
+                shutil.rmtree(self.folder)
+                raise InputError(f"{part.name}: cannot be read ({str(error).splitlines()[0]})") from None
+            self.held = []
+            for number in range(before, self.dealt):
+                for file in self.folder.glob(f"*/*/{_numbered(number)}"):
+                    file.unlink()
+            return self.take(part.careful(), start)
+        return rows, pl.concat(bad)
+
+    def deal(self) -> None:
+        """Write what is held."""
+        if self.held:
+            good, name = pl.concat(self.held), _numbered(self.dealt)
+            self.held, self.dealt = [], self.dealt + 1
+            _spread(good, pl.col("entity").hash(seed=0) % self.number, self.folder / BLOCKS, name)
+            if self.schema.event_id is not None:
                 ids = good.select("row", "event_id").drop_nulls()
-                _spread(ids, pl.col("event_id"), number, folder / IDS, name)
-    except (pl.exceptions.PolarsError, OSError) as error:
-        for file in folder.glob(f"*/*/{at:05d}-*.parquet"):
-            file.unlink()
-        if part.careful is None:
-            shutil.rmtree(folder)
-            raise InputError(f"{part.name}: cannot be read ({str(error).splitlines()[0]})") from None
-        return _dealt(folder, part.careful(), at, start, schema, number)
-    return rows, pl.concat(bad)
+                _spread(ids, pl.col("event_id").hash(seed=0) % self.of_ids, self.folder / IDS, name)
 
 
-def _spread(frame: pl.DataFrame, key: pl.Expr, number: int, folder: Path, name: str) -> None:
-    """Write the rows of a frame into the folders of their partitions, by the hash of the key."""
-    if not frame.height:
-        return
-    parts = frame.with_columns((key.hash(seed=0) % number).alias("\x1fpartition"))
-    for (partition,), rows in parts.partition_by("\x1fpartition", as_dict=True, include_key=False).items():
-        target = folder / f"{partition:05d}"
+def _numbered(number: int) -> str:
+    """Name of a file that is forgotten in the end: not packed, which is written several times as fast."""
+    return f"{number:06d}.arrow"
+
+
+def _spread(frame: pl.DataFrame, place: pl.Expr, folder: Path, name: str) -> None:
+    """Write the rows of a frame into numbered folders, each where its place is."""
+    parts = frame.with_columns(place.alias("\x1fplace"))
+    for (number,), rows in parts.partition_by("\x1fplace", as_dict=True, include_key=False).items():
+        target = folder / f"{number:05d}"
         target.mkdir(parents=True, exist_ok=True)
-        rows.write_parquet(target / name, compression="lz4", statistics=False)
+        rows.write_ipc(target / name)
 
 
-def _repeated_ids(folder: Path, schema: Schema, number: int) -> pl.DataFrame:
+def _together(folder: Path) -> pl.DataFrame:
+    """What was spread into a folder, in the order of the files' names."""
+    return pl.scan_ipc(sorted(folder.iterdir()), glob=False).collect()
+
+
+def _repeated_ids(folder: Path, schema: Schema) -> pl.DataFrame:
     """(row, reason) of the events whose id an earlier row has, whatever its entity."""
     found = [pl.DataFrame(schema={"row": pl.Int64(), "reason": pl.String()})]
-    for partition in range(number):
-        files = sorted((folder / IDS / f"{partition:05d}").glob("*.parquet"))
-        if files:
-            found.append(repeats(pl.read_parquet(files), schema))
+    found += [repeats(_together(path), schema) for path in sorted((folder / IDS).glob("*"))]
     shutil.rmtree(folder / IDS, ignore_errors=True)
     return pl.concat(found)
 
@@ -347,13 +395,7 @@ class _Run:
             scores = self.detector.score(read, since=self.start)
             self.detector._last = None  # or two partitions would be in memory
             status = dict(scores["status"].value_counts().iter_rows())
-            by_range = (pl.col("row") // self.most).alias("\x1frange")
-            for (at,), rows in (
-                scores.with_columns(by_range).partition_by("\x1frange", as_dict=True, include_key=False).items()
-            ):
-                target = folder / SCORES / f"{at:05d}"
-                target.mkdir(exist_ok=True)
-                rows.write_parquet(target / f"{number:05d}.parquet", compression="lz4", statistics=False)
+            _spread(scores, pl.col("row") // self.most, folder / SCORES, _numbered(number))
         if self.table.schema.event_id is None and read.rejects.height:
             read.rejects.write_parquet(folder / SCORES / f"repeated-{number:05d}.parquet")
         _write_json(done, {"status": status, "tally": tallied})
@@ -374,15 +416,8 @@ class _Run:
         if not status:
             raise InputError("score: no event at or after `since`; give an earlier one")
         ranges = sorted(path for path in scores.iterdir() if path.is_dir())
-        pieces = []
-        for at, path in enumerate(ranges):
-            piece = scores / f"sorted-{at:05d}.parquet"
-            with whole_file(piece) as draft:
-                pl.read_parquet(sorted(path.glob("*.parquet"))).sort("row").write_parquet(draft, compression="lz4")
-            pieces.append(piece)
-            give_back()
         with whole_file(out) as draft:
-            _sink(pl.scan_parquet(pieces), draft, out.suffix.lower())
+            _sink(_ordered(ranges), draft, out.suffix.lower())
         return Scored(
             rows=self.table.rows,
             scored=sum(status.values()),
@@ -393,10 +428,21 @@ class _Run:
         )
 
 
+def _ordered(ranges: Sequence[Path]) -> pl.LazyFrame:
+    """The scores in the order of the input, range by range: one is read when those before it have been taken."""
+
+    def pieces(*_: object) -> Iterator[pl.DataFrame]:
+        for path in ranges:
+            yield _together(path).sort("row")
+
+    first = next(ranges[0].iterdir())
+    return register_io_source(pieces, schema=pl.scan_ipc(first, glob=False).collect_schema())
+
+
 def _sink(table: pl.LazyFrame, path: Path, suffix: str) -> None:
     """Write a lazy table as `ingest.write_table` would write it."""
     if suffix == ".parquet":
-        table.sink_parquet(path)
+        table.sink_parquet(path, compression_level=1)
     elif suffix == ".csv":
         table.sink_csv(path)
     else:

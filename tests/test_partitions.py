@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from anomaly.ingest import read_events
 from anomaly.partitions import fit_within, memory_bytes, sample_within, score_within
 from anomaly.schema import NumericField, Schema
 from anomaly.simulator import SIMULATED_SCHEMA
+from anomaly.sources import Part
 from anomaly.views import make_detector
 
 Untidy = Callable[[float | None], Detector]
@@ -34,6 +35,7 @@ def memory(monkeypatch: pytest.MonkeyPatch) -> int:
     """So little memory that some tens of events fill a partition."""
     monkeypatch.setattr(partitions, "LEAST", LEAST)
     monkeypatch.setattr(partitions, "BATCH", 37)
+    monkeypatch.setattr(partitions, "DEAL_EACH", partitions.FIT_EACH)
     return partitions.BASE + LEAST * partitions.FIT_EACH
 
 
@@ -129,6 +131,25 @@ def test_a_broken_line_costs_that_line_only(
     assert_frame_equal(found.rejects, read.rejects)
     assert len(found.rejects) == 1
     same_scores(pl.read_parquet(tmp_path / "scores.parquet"), untidy_detector(None).score(read))
+
+
+def test_what_was_dealt_out_of_a_file_that_breaks_later_is_dropped(
+    untidy_detector: Untidy, untidy: pl.DataFrame, tmp_path: Path, memory: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, whole = files_of(untidy, tmp_path / "events", ".ndjson"), partitions.batches
+    broken: list[str] = []
+
+    def breaking(part: Part, schema: Schema, start: int) -> Iterator[pl.DataFrame]:
+        for at, batch in enumerate(whole(part, schema, start)):
+            if part.careful is not None and at == 3:
+                broken.extend(str(file) for file in (tmp_path / ".scores.parquet.partial").glob("*/*/*.arrow"))
+                raise pl.exceptions.ComputeError("this line cannot be read")
+            yield batch
+
+    monkeypatch.setattr(partitions, "batches", breaking)
+    score_within(untidy_detector(None), source, tmp_path / "scores.parquet", memory=memory)
+    assert broken
+    same_scores(pl.read_parquet(tmp_path / "scores.parquet"), untidy_detector(None).score(untidy))
 
 
 class Cut:
