@@ -38,6 +38,7 @@ ID_EACH = 300  # bytes that an id needs while repeated ones are looked for
 SORT_EACH = 1_600  # bytes that a score needs while scores are put in order, and the ones before are written
 FIT_EACH = 5_000  # bytes that an event needs while a detector is fitted
 BATCH = 200_000  # rows read at a time
+LAYOUT = 2  # of the folder of a run; one that another layout began is begun anew
 LEAST = 20_000  # events of a partition: with fewer, files would outnumber what they hold
 SHRINK = 0.8  # of the entities stay in a sample that has grown too large
 STATE, BLOCKS, IDS, SCORES = "state.json", "blocks", "ids", "scores"
@@ -174,7 +175,7 @@ def _marks(detector: Detector, source: Any, memory: str | float, since: When, qu
         "schema": detector.schema.model_dump(mode="json"),
         "memory": memory_bytes(memory),
         "since": as_seconds(since),
-        "versions": {name: version(name) for name in ("anomaly", "polars")},
+        "versions": {"layout": LAYOUT} | {name: version(name) for name in ("anomaly", "polars")},
     }
 
 
