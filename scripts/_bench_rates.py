@@ -1,7 +1,7 @@
 """Do p-values keep their promise: the share of events without fraud at or below a p-value, against that p-value.
 
-Two ways to run a detector for months: calibrated once, at its fit; or anew at the start of each month, on all events
-since the held-out slice of the fit, as `Detector.recalibrate` does. The models are the same, and asked once.
+Two ways to run a detector for months: calibrated once, at its fit; or anew at the start of each month, on the last 60
+days as far as they trained nothing, as `Detector.recalibrate` does. The models are the same, and asked once.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ RECENT_DAYS = 30
 DRIFT = 1.1  # factor of the scored amounts
 ENDS = (0.005, 0.995)  # of an interval that holds 99 %
 MONTH = 30 * 86_400.0
+WINDOW = 2 * MONTH  # longer ones lag behind customers whose habits move, shorter ones know less of rare events
 ONCE = "once"  # in the names of what was calibrated at the fit alone; the others are calibrated anew each month
 
 
@@ -66,7 +67,7 @@ def p_values(detector: Detector, events: pl.DataFrame, since: str) -> tuple[Floa
     once, monthly = np.full((2, len(events)), np.nan)
     _judge(detector.scorer_, judged, judged.within(start), once)
     for begin in np.arange(start, judged.sequences.time.max() + 1.0, MONTH).tolist():
-        held = judged.within(detector.fitted_["held_out_since"], begin)
+        held = judged.within(max(detector.fitted_["held_out_since"], begin - WINDOW), begin)
         made = recalibrate(detector.scorer_, judged, held, detector.schema)
         _judge(made.scorer, judged, judged.within(begin, begin + MONTH), monthly)
     return once, monthly

@@ -207,20 +207,24 @@ def test_rates_are_told_beside_their_intervals() -> None:
 
 
 def test_months_are_scored_as_by_a_detector_that_was_calibrated_anew_before_them() -> None:
-    events, _ = simulate(customers=40, days=100, fraud_rate=0.0, seed=2)
-    since, second = "2024-02-10", "2024-03-11"  # 30 days later
+    events, _ = simulate(customers=40, days=130, fraud_rate=0.0, seed=2)
+    since, second, third = "2024-02-10", "2024-03-11", "2024-04-10"  # 30 days each
     detector = Detector(SIMULATED_SCHEMA, hidden=4, epochs=1, rehearse=False).fit(events, until=since, progress=False)
     once, monthly = _bench_rates.p_values(detector, events, since)
     first = detector.score(events, since=since)
     np.testing.assert_allclose(once[first["row"]], first["p_value"], rtol=1e-6)
     assert np.isnan(once).sum() == len(events) - len(first)
-    detector.recalibrate(events, until=second)
-    later = detector.score(events, since=second).filter(
-        pl.col("time") < pl.lit("2024-04-10").str.to_datetime(time_zone="UTC")
-    )
-    np.testing.assert_allclose(monthly[later["row"]], later["p_value"], rtol=1e-6)
-    early = first.filter(~pl.col("row").is_in(later["row"].implode()))["row"]
+    early = first.filter(pl.col("time") < _at(second))["row"]
     np.testing.assert_allclose(monthly[early], once[early], rtol=1e-6)
+    for start, end, window in ((second, third, {}), (third, "2024-05-10", {"since": since})):  # the 60 days before
+        detector.recalibrate(events, until=start, **window)
+        later = detector.score(events, since=start).filter(pl.col("time") < _at(end))
+        np.testing.assert_allclose(monthly[later["row"]], later["p_value"], rtol=1e-6)
+        assert not np.allclose(monthly[later["row"]], once[later["row"]])
+
+
+def _at(time: str) -> pl.Expr:
+    return pl.lit(time).str.to_datetime(time_zone="UTC")
 
 
 def test_preferences_are_held_against_the_truth() -> None:
