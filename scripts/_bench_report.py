@@ -461,10 +461,10 @@ RATES = """Simulated payments without any fraud: {fits:.0f} fits of {sizes.rates
 {history:,.0f} events of the first {sizes.rates_fit_days} days, {scored:,.0f} later ones scored, all by the same models.
 `monthly`: each month of 30 days is scored by a detector that was calibrated anew at its start, on the 60 days before it
 as far as they trained nothing, as `anomaly recalibrate --since` does it and as a detector is to be run; this is the
-headline, and what the targets ask for. `once`: calibrated at the fit alone, on {held:,.0f} held-out events. In the first month
-both are the same. `over it` = observed over stated share. `inside` = within the interval in which 99 % of the shares
-would lie if events were independent and the calibration exact. `fit's` = within the interval that knows that a
-calibration is learned from so many events as the fits held out (Vovk 2012), events still taken as independent, and a
+headline, and what the targets ask for. `once`: calibrated at the fit alone, on {held:,.0f} held-out events. In the
+first month both are the same. `over it` = observed over stated share. `inside` = within the interval in which 99 % of
+the shares would lie if events were independent and the calibration exact. `fit's` = within the interval that knows that
+a calibration is learned from so many events as the fits held out (Vovk 2012), events still taken as independent, and a
 group as calibrated by all of them. In brackets the least and the largest share of the fits. Young: fewer than 20
 earlier events. Quiet, busy: the lowest and highest third by events in the last 30 days. Drift: all later amounts 10 %
 higher, as prices rise, which `monthly` hears of from the second month on."""
