@@ -42,11 +42,11 @@ def at(time: str) -> pl.Expr:
 
 @pytest.fixture(scope="module")
 def dearer() -> pl.DataFrame:
-    """Payments without fraud whose amounts rise by 30 % once the fit is over."""
-    events, labels = simulate(customers=60, days=105, fraud_rate=0.0, seed=11)
+    """Payments without fraud whose amounts rise by half once the fit is over."""
+    events, labels = simulate(customers=120, days=105, fraud_rate=0.0, seed=11)
     assert not labels["fraud"].any()
     later = pl.col("time") >= at(FITTED)
-    return events.with_columns(amount=pl.when(later).then((pl.col("amount") * 1.3).round(2)).otherwise("amount"))
+    return events.with_columns(amount=pl.when(later).then((pl.col("amount") * 1.5).round(2)).otherwise("amount"))
 
 
 @pytest.fixture(scope="module")
@@ -81,8 +81,8 @@ def test_p_values_of_later_events_are_uniform_again_where_amounts_have_drifted(
 ) -> None:
     before = shares(once, dearer, MIDDLE)
     after = shares(anew(since=FITTED, until=MIDDLE), dearer, MIDDLE)  # of a month that calibrated nothing
-    assert (before > 1.25).all()
-    assert np.abs(np.log(after)).max() < np.log(1.25)
+    assert (before > 1.8).all()
+    assert np.abs(np.log(after)).max() < np.log(1.5)
 
 
 def test_nothing_is_learned_but_the_calibration(once: Detector, anew: Changed) -> None:
@@ -161,8 +161,8 @@ def test_thresholds_follow(once: Detector, anew: Changed, dearer: pl.DataFrame) 
     for name, fitted in (("once", once), ("anew", anew(since=FITTED, until=MIDDLE))):
         p = fitted.score(dearer, since=MIDDLE)["p_value"].to_numpy()
         share[name] = fitted.threshold(false_alert_rate=0.02).decide(p).mean()
-    assert share["once"] > 0.025, "dearer payments alert too often"
-    assert 0.015 < share["anew"] < 0.025
+    assert share["once"] > 0.04, "dearer payments alert too often"
+    assert 0.012 < share["anew"] < 0.027
 
 
 def test_a_saved_one_scores_alike_and_can_be_calibrated_again(
@@ -227,7 +227,7 @@ def test_too_little_is_refused_and_says_how_much_is_needed(once: Detector, deare
     with pytest.raises(InputError, match=rf"0 events from 2024-06-01.*at least {FEWEST_HELD} are.*last one is of 2024"):
         once.recalibrate(dearer, since="2024-06-01")
     with pytest.raises(InputError, match=rf"\d+ events from 2024-03-01.*at least {FEWEST_HELD} are needed"):
-        once.recalibrate(dearer, since="2024-03-01", until="2024-03-01T12:00")
+        once.recalibrate(dearer, since="2024-03-01", until="2024-03-01T06:00")
     with pytest.raises(InputError, match="0 events"):
         once.recalibrate(dearer, until="2023-01-01")
     with pytest.raises(InputError, match=r"no event before 2024-.*give the histories too"):
