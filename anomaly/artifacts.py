@@ -11,7 +11,8 @@ import json
 import os
 import platform
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import load, save
 
-from anomaly.errors import ArtifactError
+from anomaly.errors import AnomalyError, ArtifactError
 from anomaly.schema import Schema
 
 FORMAT = 4  # what an event says is added up otherwise than in 3, so that calibrations of then would mislead
@@ -133,6 +134,18 @@ def read_artifact(folder: Path | str) -> tuple[dict[str, Any], dict[str, Arrays]
             raise ArtifactError(f"load: the part {file.name} in {path} was changed since it was saved; fit again")
         parts[name] = load(data)
     return manifest, parts
+
+
+@contextmanager
+def fitting_together(folder: Path | str) -> Iterator[None]:
+    """Say which artifact it was where what was read of it does not fit together."""
+    try:
+        yield
+    except AnomalyError:
+        raise
+    except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        reason = f"{type(error).__name__}: {str(error)[:300]}"
+        raise ArtifactError(f"load: the manifest and the parts in {folder} do not fit together ({reason})") from None
 
 
 def versions() -> Mapping[str, str]:

@@ -66,7 +66,7 @@ class TailCalibrator:
     at_, above_ : ndarray (k,)
         p at each kept value, and just above it: (1 + #{held-out >= v}) / (n + 1), (1 + #{held-out > v}) / (n + 1).
     shape_, scale_ : float
-        Of the generalised Pareto tail; shape 0 is the exponential tail.
+        Of the generalised Pareto tail; shape 0 would be an exponential tail of known scale.
 
     Notes
     -----
@@ -77,15 +77,20 @@ class TailCalibrator:
 
     A shape estimated a little too small makes far events look a thousand times too rare. So the tail errs on the heavy
     side: a negative shape is taken only if it beats the exponential by Schwarz's criterion (twice the gain in
-    log-likelihood above the log of the number of exceedances); else the tail is exponential with the mean excess.
+    log-likelihood above the log of the number of exceedances); else the tail is exponential.
+
+    The scale of an exponential tail is known from its k excesses of mean m only, and where it was found too small, far
+    events are promised far too rare: more is lost there than is won where it was found too large. What k such excesses
+    say of the next one, whatever the scale, is ``(1 + z / (k m)) ** -k`` (the predictive law under the prior 1 / scale;
+    Aitchison & Dunsmore 1975, "Statistical Prediction Analysis"), a generalised Pareto tail of shape 1 / k.
 
     A negative shape also has an end beyond which p would be 0 and all events tie. So it is believed only as far as the
     data bear it out: from the excess that ten held-out events pass (fitted probability 10 / (exceedances + 1)), the
     tail goes on as an exponential with the slope it has there. Hence p decreases strictly for ever: far events keep
     their order, and p errs upward.
 
-    With fewer than 50 exceedances (n below about 5,000) or fewer than 20 distinct ones the tail is exponential. Its
-    scale is the mean excess of the upper 50 values (at most the upper half) over the next value below; if that is 0,
+    With fewer than 50 exceedances (n below about 5,000) or fewer than 20 distinct ones the tail is exponential too. Its
+    mean excess is that of the upper 50 values (at most the upper half) over the next value below; if that is 0,
     the range of the data; if that is 0 too (one value, or a constant), max(abs(u), 1).
     """
 
@@ -128,7 +133,8 @@ class TailCalibrator:
         self.values_ = _kept_points(held, threshold)
         self.at_ = np.asarray((1.0 + n - np.searchsorted(held, self.values_, side="left")) / (n + 1.0))
         self.above_ = np.asarray((1.0 + n - np.searchsorted(held, self.values_, side="right")) / (n + 1.0))
-        self.shape_, self.scale_ = fit_tail(held, beyond - threshold)
+        shape, self.scale_ = fit_tail(held, beyond - threshold)
+        self.shape_ = shape or 1.0 / _told_by(n, beyond.size)
         return self
 
     @property
@@ -324,9 +330,14 @@ def fit_tail(held: Floats, excess: Floats) -> tuple[float, float]:
     return shape, scale * unit
 
 
+def _told_by(n: int, exceedances: int) -> int:
+    """How many excesses tell the scale of an exponential tail; at least 1."""
+    return max(1, min(max(exceedances, _FEWEST_EXCEEDANCES), n // 2))
+
+
 def _exponential_scale(held: Floats, exceedances: int) -> float:
     n = held.size
-    upper = min(max(exceedances, _FEWEST_EXCEEDANCES), n // 2)
+    upper = _told_by(n, exceedances) if n > 1 else 0
     mean_excess = float((held[n - upper :] - held[n - 1 - upper]).mean()) if upper else 0.0
     spread = float(held[-1] - held[0])
     return next(scale for scale in (mean_excess, spread, max(abs(float(held[-1])), 1.0)) if scale > 0)

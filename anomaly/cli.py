@@ -1,4 +1,4 @@
-"""Command line: the verbs simulate, init, fit, rehearse, score, report, explain and compare, thin.
+"""Command line: simulate, init, fit, rehearse, score, report, explain, recalibrate and compare, thin.
 
 How a verb answers is told in `anomaly.verbs`. Heavy modules are imported inside the verbs, so that ``anomaly --help``
 answers at once.
@@ -32,6 +32,7 @@ from anomaly.inputs import (
     source_of,
     tell_rejects,
 )
+from anomaly.telling import fit_facts, fit_text, recalibration_facts, row_counts, row_counts_text, threshold_facts
 from anomaly.verbs import (
     AlertCost,
     Answer,
@@ -57,7 +58,6 @@ if TYPE_CHECKING:
     from anomaly.detector import Detector
     from anomaly.ingest import Events
     from anomaly.schema import Schema
-    from anomaly.thresholds import Threshold
 
 __all__ = ["app", "main"]
 
@@ -175,10 +175,10 @@ def fit(
         note(f"Interrupted before the first epoch of a model was over: no detector is written{again}.")
         raise typer.Exit(INTERRUPTED) from None
     detector.save(out)
-    facts = {"detector": out, **_fit_facts(detector.fitted_, read), "quarantine_hours": detector.quarantine_ / 3600}
+    facts = {"detector": out, **fit_facts(detector.fitted_, read), "quarantine_hours": detector.quarantine_ / 3600}
     since = "" if until is None else f" --since {_quoted(until)}"
     go_on = f"Next: anomaly score {' '.join(map(_quoted, events))} --detector {_quoted(out)}{since}"
-    return Answer(facts, f"{_fit_text(facts)}\n{out}   the detector\n{go_on}")
+    return Answer(facts, f"{fit_text(facts)}\n{out}   the detector\n{go_on}")
 
 
 @verb("Say how strange each event is; write scores.parquet.")
@@ -215,10 +215,10 @@ def score(
         write_table(scores, out)
         write_table(read.rejects, rejects)
         status = dict(sorted(scores["status"].value_counts().iter_rows()))
-        counts, notes = _counts(read, scores), read.notes
+        counts, notes = row_counts(read, scores), read.notes
     return Answer(
         {"scores": out, "rejects": rejects, **counts, "status": status, "notes": notes},
-        f"{_counts_text(counts)}\nOf the scored: {', '.join(f'{n:,} {name}' for name, n in status.items())}.\n"
+        f"{row_counts_text(counts)}\nOf the scored: {', '.join(f'{n:,} {name}' for name, n in status.items())}.\n"
         f"{out}   one row per scored event\n{rejects}   the rejected rows, with reasons",
     )
 
@@ -318,16 +318,16 @@ def report(
     files = {"detector": detector, "scores": scores, "since": since, "out": out, "alerts": alerts}
     command = _command("report", events, {**files, **given, "title": title, "mask": mask})
     cases = fitted.report(out, table, events=read, title=title, command=command, mask_key=key, **given)
-    counts = _counts(read, table)
+    counts = row_counts(read, table)
     written = (
         f"{out}   the {'page' if out.suffix.lower() == '.html' else 'report'}{_write_alerts(cases, table, alerts)}"
     )
-    facts = {"report": out, "alerts": alerts, **counts, **_threshold_facts(rule), "cases": len(cases)}
+    facts = {"report": out, "alerts": alerts, **counts, **threshold_facts(rule), "cases": len(cases)}
     top = cases.head(TOP_CASES)
     shown = f"The {len(top)} strangest of {len(cases):,} cases:" if len(top) else "No case."
     return Answer(
         {**facts, "top": top.drop("rows", "fields").to_dicts(), "notes": read.notes},
-        f"{_counts_text(counts)}\n{rule.describe()}\n{shown}",
+        f"{row_counts_text(counts)}\n{rule.describe()}\n{shown}",
         case_table(top, fitted.schema) if len(top) else None,
         after=written,
     )
@@ -407,11 +407,54 @@ def rehearse(
     read = read_events_told(source_of(events, query), fitted.schema, query)
     found = fitted.rehearsal(read, rule, episodes=episodes, seed=seed)
     return Answer(
-        {**_threshold_facts(rule), "kinds": found.to_dicts()},
+        {**threshold_facts(rule), "kinds": found.to_dicts()},
         f"{rule.describe()}\nOf the planted frauds:",
         rehearsal_table(found),
         after="recall: share of the planted events that alert, with a 95 % interval; noticed: share of the frauds that "
         "have an alert.",
+    )
+
+
+@verb("Calibrate anew on later events, without a fit.")
+def recalibrate(
+    events: Sources,
+    detector: DetectorFolder = Path("detector"),
+    out: Annotated[
+        Path, typer.Option(metavar="DIR", help="Where to write the detector; that of --detector replaces it.")
+    ] = Path("recalibrated"),
+    since: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TIME", help="Calibrate on events from this time on. [default: on all that trained nothing]"
+        ),
+    ] = None,
+    until: Annotated[str | None, typer.Option(metavar="TIME", help="Use events before this time only.")] = None,
+    query: Query = None,
+) -> Answer:
+    """Calibrate a detector anew on events that came after its fit: p-values keep their promise, nothing is trained.
+
+    EVENTS are the history and the new events. Do it monthly, or where a report tells that levels have drifted. Fit
+    again after a change of habits; and leave out a month full of fraud, or fraud becomes usual.
+    """
+    from anomaly.artifacts import check_folder, read_schema
+    from anomaly.terminal import recalibration_table
+
+    check_folder(out)
+    source = source_of(events, query)
+    for option, time in (("--since", since), ("--until", until)):
+        seconds_of(option, time)
+    fitted, read = read_beside(partial(loaded, detector), source, read_schema(detector), query)
+    former = fitted.threshold(), fitted.holdout_
+    fitted.recalibrate(read, since=since, until=until)
+    facts = recalibration_facts(*former, fitted.threshold(), fitted.holdout_, fitted.fitted_["recalibrated"])
+    fitted.save(out)
+    later = [] if until is None else ["--since", until]
+    go_on = shlex.join(["anomaly", "score", *events, "--detector", str(out), *later])
+    return Answer(
+        {"detector": out, "rows": read.n_input, "rejected": len(read.rejects), **facts, "notes": read.notes},
+        "The models are the same; only the calibration is new.",
+        recalibration_table(facts),
+        after=f"{out}   the detector\nNext: {go_on}",
     )
 
 
@@ -503,57 +546,6 @@ def _write_alerts(cases: pl.DataFrame, scores: pl.DataFrame, path: Path | None) 
     status = dict(scores.select("row", "status").iter_rows())
     layout = write_cases(cases.with_columns(status=cases["peak_row"].replace_strict(status)), path)
     return f"\n{path}   the cases as a table\n{layout}   what its columns mean"
-
-
-# ---- telling ---------------------------------------------------------------------------------------------------------
-def _counts(read: Events, scores: pl.DataFrame) -> dict[str, int]:
-    """Every row of the input is one of the last three."""
-    history = len(read) - len(scores)
-    return {"rows": read.n_input, "history": history, "scored": len(scores), "rejected": len(read.rejects)}
-
-
-def _counts_text(counts: Mapping[str, int]) -> str:
-    return "{rows:,} rows read: {history:,} history, {scored:,} scored, {rejected:,} rejected".format(**counts)
-
-
-def _fit_facts(fitted: Mapping[str, Any], read: Events) -> dict[str, Any]:
-    """Every row is of the history, later, or rejected; of the history a sample may have been learned from."""
-    drawn = int(fitted["events"])
-    history = int(fitted.get("sample", {}).get("of_events", drawn))
-    return {
-        "rows": read.n_input,
-        "history": history,
-        "later": read.n_input - len(read.rejects) - history,
-        "rejected": len(read.rejects),
-        "entities": fitted.get("sample", {}).get("of_entities", fitted["entities"]),
-        "sample": {"events": drawn, "entities": fitted["entities"]} if drawn < history else None,
-        "models": {
-            name: {key: run[key] for key in ("epoch", "best_epoch", "best_loss", "interrupted")}
-            for name, run in fitted["runs"].items()
-        },
-        "notes": read.notes,
-    }
-
-
-def _fit_text(facts: Mapping[str, Any]) -> str:
-    counts = "{rows:,} rows read: {history:,} history of {entities:,} entities, {later:,} later, {rejected:,} rejected"
-    lines = [counts.format(**facts)]
-    if facts["sample"]:
-        lines.append("learned from a sample: {events:,} events of {entities:,} entities".format(**facts["sample"]))
-    for name, run in facts["models"].items():
-        ended = "interrupted, " if run["interrupted"] else ""
-        lines.append(f"{name}: {ended}keeps epoch {run['best_epoch']} of {run['epoch']}")
-    return "\n".join(lines)
-
-
-def _threshold_facts(rule: Threshold) -> dict[str, Any]:
-    return {
-        "threshold": rule.describe(),
-        "threshold_p": rule.threshold_,
-        "expected_per_day": rule.expected_per_day,
-        "expected_per_day_low": rule.low,
-        "expected_per_day_high": rule.high,
-    }
 
 
 def _planted(labels: Path) -> dict[str, int]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -15,16 +15,16 @@ import polars as pl
 from numpy.typing import NDArray
 
 from anomaly.alerts import add_reasons, build_cases, duration_text
-from anomaly.artifacts import Arrays, pack_text, read_artifact, unpack_text, versions, write_artifact
+from anomaly.artifacts import Arrays, fitting_together, pack_text, read_artifact, unpack_text, versions, write_artifact
 from anomaly.breakdown import Asked, Breakdown, breakdown
 from anomaly.compiling import announced
 from anomaly.counterfactual import Judge, counterfactuals
-from anomaly.digest import Source, calibration_check, decide, money_field, report_data
-from anomaly.errors import ArtifactError, InputError, NotFittedError, ParameterError
+from anomaly.digest import Source, decide, fit_told, money_field, report_data
+from anomaly.errors import InputError, NotFittedError, ParameterError
 from anomaly.explain import expected_range, explain
 from anomaly.features import Encoder, entity_offsets
-from anomaly.history import When, as_events, as_seconds, split
-from anomaly.ingest import Events, utc_time
+from anomaly.history import When, as_events, as_seconds, check_scores_of, split, time_text
+from anomaly.ingest import Events
 from anomaly.injections import inject, possible_kinds
 from anomaly.masking import NameMask
 from anomaly.models.abreast import all_errors, fit_all
@@ -33,9 +33,10 @@ from anomaly.models.base import SequenceModel
 from anomaly.models.forecaster import Forecaster
 from anomaly.models.training import Training
 from anomaly.population import Population
-from anomaly.rehearsal import Copies, Reference, choose, recall_by_kind, scales_of
+from anomaly.recalibration import Calibrated, Holdout, Judged, calibrate, held_out_since, recalibrate, reference_of
+from anomaly.rehearsal import Copies, choose, recall_by_kind, scales_of
 from anomaly.schema import Schema
-from anomaly.scorer import LEAST_LOG_P, Combination, Errors, Scorer
+from anomaly.scorer import LEAST_LOG_P, Combination, Scorer
 from anomaly.scoring import Scoring
 from anomaly.sequences import Sequences, fingerprint, typical_gap
 from anomaly.thresholds import Threshold, usual_rule
@@ -45,17 +46,8 @@ Mask = NDArray[np.bool_]
 
 QUARANTINE_GAPS = 30  # typical gaps until an event is remembered: longer than most runs of fraud
 EPISODES = 40  # planted frauds of each kind by which the combination is chosen
+PARAMETERS = ("hidden", "quarantine_hours", "epochs", "seed", "drop_share", "rehearse")
 MOST_REHEARSED = 150_000  # events of copies, and of genuine histories beside them
-
-
-@dataclass(frozen=True)
-class Holdout:
-    """The held-out slice that calibrated the detector: p, time in seconds, entity codes, money at risk; (n,) each."""
-
-    p: Float
-    time: Float
-    entity: NDArray[np.int32]
-    money: Float
 
 
 class Detector:
@@ -186,6 +178,41 @@ class Detector:
         }
         return self
 
+    @announced("recalibrate")
+    def recalibrate(self, events: Any, *, since: When = None, until: When = None) -> Detector:
+        """Calibrate anew on events that came after the fit, which trained nothing; returns self.
+
+        One pass of the models; they and the combination stay as they are. It keeps what p-values promise where a short
+        slice says little of rare events, or levels have moved; it teaches no new habits, for which there is `fit`. No
+        label is read, and runs that are strange beyond doubt are left out as in a fit; but a month full of fraud makes
+        fraud look less rare. A `Stream` made before goes on with the former calibration.
+
+        Parameters
+        ----------
+        events : path, frame or Events
+            The histories, as for `score`, and the events that came after the fit.
+        since : str, date, datetime or seconds, optional
+            Calibrate on events from this time on; by default on all that were never trained on, from the held-out slice
+            of the fit on (``fitted_["held_out_since"]``).
+        until : str, date, datetime or seconds, optional
+            Use events before this time only.
+
+        Raises
+        ------
+        InputError
+            If `since` lies before that slice, no event lies before `since`, or fewer than 100 lie after it.
+        """
+        self._fitted()
+        read, start, end = as_events(events, self.schema), as_seconds(since), as_seconds(until)
+        self._recalibrated(*self._judged_anew(read, start, end))
+        return self
+
+    def judged(self, events: Any) -> Judged:
+        """What the models say of events from the held-out slice of the fit on, under any calibration."""
+        self._fitted()
+        frame, longest = as_events(events, self.schema).frame, max(self.scorer_.combination.scales, default=0.0)
+        return self._judged(frame, self.encoder_.transform(frame), self.fitted_["held_out_since"], longest)
+
     @announced("score")
     def score(self, events: Any, *, since: When = None) -> pl.DataFrame:
         """Score events, each after the whole history of its entity in `events`.
@@ -212,7 +239,7 @@ class Detector:
             raise InputError("score: no event is left, since every row was rejected; read_events tells why")
         last = float(read.frame["time"].max())  # type: ignore[arg-type]
         if start is not None and last < start:
-            raise InputError(f"score: no event at or after {since}; the last one is of {_text(last)}")
+            raise InputError(f"score: no event at or after {since}; the last one is of {time_text(last)}")
         scoring = Scoring(
             schema=self.schema,
             encoder=self.encoder_,
@@ -350,19 +377,13 @@ class Detector:
             settings=self._settings(),
             versions=versions(),
             quarantine=self.quarantine_,
-            held=self._held(),
+            held=self.holdout_.surprises(self.known_),
             breakdown=partial(self.breakdown, read, scores=scores),
             counterfactual=partial(self.counterfactual, read, scores=scores, rule=rule),
         )
         data = report_data(source, title=title, command=command)
         write_report(data if mask is None else mask.report(data), Path(path))
         return cases
-
-    def _held(self) -> pl.DataFrame:
-        """Entity, time and surprise of the events that calibrated the detector."""
-        held = self.holdout_
-        surprise = -np.log10(np.maximum(held.p, 1e-300))
-        return pl.DataFrame({"entity": self.known_[held.entity].tolist(), "time": held.time, "surprise": surprise})
 
     def save(self, folder: Path | str) -> Path:
         """Write the fitted detector into `folder` (manifest and safetensors, no pickle), in one step."""
@@ -371,27 +392,19 @@ class Detector:
 
     def _packed(self) -> tuple[dict[str, Any], dict[str, Arrays]]:
         """The manifest and the parts; `_restored` is the way back."""
-        held: Arrays = {name: getattr(self.holdout_, name) for name in ("p", "time", "entity", "money")}
         parts: dict[str, Arrays] = {
             model.name: {k: v.numpy() for k, v in model.arrays().items()} for model in self.models_
         }
         parts |= {
             "population": self.population_.arrays(),
             "calibration": self.scorer_.arrays(),
-            "history": {"entities": pack_text(self.known_), **held},
+            "history": {"entities": pack_text(self.known_), **self.holdout_.arrays()},
         }
         manifest = {
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
             "versions": versions(),
             "schema": self.schema.model_dump(mode="json"),
-            "parameters": {
-                "hidden": self.hidden,
-                "quarantine_hours": self.quarantine_hours,
-                "epochs": self.epochs,
-                "seed": self.seed,
-                "drop_share": self.drop_share,
-                "rehearse": self.rehearse,
-            },
+            "parameters": {name: getattr(self, name) for name in PARAMETERS},
             "gap_seconds": self.gap_,
             "quarantine_seconds": self.quarantine_,
             "combination": self.scorer_.settings(),
@@ -410,15 +423,8 @@ class Detector:
             If the format is unknown, or a part is missing or was changed (named in the message).
         """
         manifest, parts = read_artifact(folder)
-        try:
+        with fitting_together(folder):
             return cls._restored(manifest, parts, device)
-        except (ArtifactError, ParameterError):
-            raise
-        except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
-            reason = f"{type(error).__name__}: {str(error)[:300]}"
-            raise ArtifactError(
-                f"load: the manifest and the parts in {folder} do not fit together ({reason})"
-            ) from None
 
     @classmethod
     def _restored(cls, manifest: Mapping[str, Any], parts: Mapping[str, Arrays], device: str | None) -> Detector:
@@ -433,7 +439,7 @@ class Detector:
         detector.scorer_ = Scorer.restored(detector._fields(), manifest["combination"], parts["calibration"])
         history = parts["history"]
         detector.known_ = unpack_text(history["entities"])
-        detector.holdout_ = Holdout(history["p"], history["time"], history["entity"], history["money"])
+        detector.holdout_ = Holdout.restored(history)
         detector.fitted_ = manifest["fitted"]
         return detector
 
@@ -470,8 +476,7 @@ class Detector:
         """Rehearse, and fit every calibrator on the held-out slice, which trained and stopped nothing."""
         since = float(sequences.time[held].min())
         span = float(sequences.time[held].max()) - since
-        longest = max(scales_of(self.gap_, span, "long"), default=0.0)
-        errors = self.errors(sequences, sequences.time > since - longest)
+        judged = self._judged(frame, sequences, since, max(scales_of(self.gap_, span, "long"), default=0.0))
         start = Combination(scales=scales_of(self.gap_, span))
         self.trials_: list[dict[str, Any]] = []
         copies = None
@@ -479,18 +484,36 @@ class Detector:
             with suppress(ParameterError):  # no held-out event suits a kind: the default combination stays
                 copies = self._copies(frame, since, EPISODES, self.seed)
         if copies is not None:
-            reference = self._reference(errors, sequences, held)
+            reference = reference_of(judged, held, MOST_REHEARSED, self.seed)
             start, self.trials_ = choose(start, copies, reference, self._fields(), self.gap_, span)
-        self.scorer_ = Scorer(self._fields(), start)
-        total = self.scorer_.fit(errors, sequences, held)
-        normal = np.isfinite(total)
-        self.check_ = calibration_check(total[normal], sequences.time[normal])
-        self.usual_ = normal[held]
         self.known_ = sequences.entity
-        p = np.exp(np.maximum(self.scorer_.held_log_p_, LEAST_LOG_P))
-        money = money_field(self.schema)
-        worth = np.full(len(p), np.nan) if money is None else frame.filter(pl.Series(held))[f"n:{money}"].to_numpy()
-        self.holdout_ = Holdout(p, sequences.time[held], sequences.sequence[held].astype(np.int32), worth)
+        self._take(calibrate(Scorer(self._fields(), start), judged, held, self.schema))
+
+    def _take(self, made: Calibrated) -> None:
+        """Judge by this calibration from now on."""
+        self.scorer_, self.holdout_, self.usual_, self.check_ = made.scorer, made.holdout, made.usual, made.check
+
+    def _judged(self, frame: pl.DataFrame, sequences: Sequences, since: float, longest: float) -> Judged:
+        """What the models say of the events from `since` on, and of those in the `longest` window before it."""
+        return Judged(frame, sequences, self.errors(sequences, sequences.time > since - longest))
+
+    def _judged_anew(self, read: Events, since: float | None, until: float | None) -> tuple[Judged, Mask]:
+        """The events before `until` as the models judge them, and which of them are held out."""
+        frame = read.frame if until is None else read.frame.filter(pl.col("time") < until)
+        start = held_out_since(frame["time"].to_numpy(), self.fitted_["held_out_since"], since)
+        judged = self.judged(replace(read, frame=frame))
+        return judged, judged.within(start)
+
+    def _recalibrated(self, judged: Judged, held: Mask) -> Float:
+        """Calibrate anew, and write down what changed; natural logs of the p-values under the former calibration."""
+        former = self.scorer_.judge(judged.errors, judged.sequences, held).log_p
+        before = self.holdout_
+        self._take(recalibrate(self.scorer_, judged, held, self.schema))
+        # The held-out slice names its entities by their place: those that are not in these events come behind.
+        names = judged.sequences.entity
+        self.known_ = np.concatenate([names, self.known_[~np.isin(self.known_.astype(str), names.astype(str))]])
+        self.fitted_ = {**self.fitted_, "check": self.check_, "recalibrated": self.holdout_.changes(before, former)}
+        return former
 
     def _copies(self, frame: pl.DataFrame, since: float, episodes: int, seed: int) -> Copies:
         """Histories with planted frauds, judged by the models."""
@@ -498,16 +521,6 @@ class Detector:
         sequences = self.encoder_.transform(made.frame)
         after = sequences.time >= made.since[made.episode]
         return Copies(self.errors(sequences), sequences, made.planted, after, made.kind, made.episode, made.kinds)
-
-    def _reference(self, errors: Errors, sequences: Sequences, held: Mask) -> Reference:
-        """Whole genuine histories of some entities, up to a number of events."""
-        order = np.random.default_rng(self.seed).permutation(len(sequences.entity))
-        within = np.cumsum(sequences.lengths[order]) <= MOST_REHEARSED
-        within[0] = True
-        which = np.sort(order[within])
-        events = np.isin(sequences.sequence, which)
-        some = {name: values[events] for name, values in errors.items()}
-        return Reference(some, sequences.take(which), held[events])
 
     def rehearsal(
         self, events: Any, rule: Threshold | None = None, *, episodes: int = 100, seed: int = 1
@@ -550,18 +563,14 @@ class Detector:
         return float(min(QUARANTINE_GAPS * self.gap_, 0.1 * span))
 
     def _settings(self) -> dict[str, str]:
-        fitted: Mapping[str, Any] = self.fitted_
-        drawn = "" if "sample" not in fitted else f", a sample of {fitted['sample']['of_entities']:,}"
+        fields = [column.name for column in self.models_[-1].fields.columns]
         return {
-            "Fitted on": f"{fitted['events']:,} events of {fitted['entities']:,} entities{drawn}, without labels",
-            "History": f"{_text(fitted['first'])} to {_text(fitted['last'])}",
-            "Split by time": f"{fitted['train']:,} train, {fitted['stop']:,} stop, {fitted['held_out']:,} calibrate",
-            "Models": " and ".join(model.name for model in self.models_),
+            **fit_told(self.fitted_, [model.name for model in self.models_]),
             "Quarantine": duration_text(self.quarantine_),
             "Hidden units": str(self.hidden),
             "Seed": str(self.seed),
             "Entity": ", ".join(self.schema.key) or "one sequence",
-            "Fields scored": ", ".join(column.name for column in self.models_[-1].fields.columns),
+            "Fields scored": ", ".join(fields),
         }
 
     def _make_models(self) -> tuple[SequenceModel, ...]:
@@ -581,17 +590,9 @@ class Detector:
         scores = last[1] if scores is None else scores
         if read is None or scores is None:
             raise ParameterError("alerts: of what? Call score(events) first, or pass scores= and events=")
-        known = read.frame.select(pl.col("row").alias("known"), utc_time().alias("known_time"))
-        if {"row", "time"} <= set(scores.columns) and len(
-            scores.join(known, left_on=["row", "time"], right_on=["known", "known_time"], how="anti")
-        ):
-            raise ParameterError("alerts: these scores are of other events than those scored last; pass events= too")
+        check_scores_of(read, scores)
         return read, scores
 
     def _fitted(self) -> None:
         if not self.models_:
             raise NotFittedError("Detector: not fitted yet; call fit(events), or Detector.load(folder)")
-
-
-def _text(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")

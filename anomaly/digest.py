@@ -16,6 +16,7 @@ from anomaly.alerts import add_reasons, number_text
 from anomaly.calibration import TailCalibrator
 from anomaly.casework import familiarity, field_columns, linked_entities, similar_events
 from anomaly.drift import drift
+from anomaly.history import time_text
 from anomaly.ingest import Events, utc_time
 from anomaly.report_data import CaseTimeline, ReportData
 from anomaly.schema import Schema
@@ -126,6 +127,21 @@ def calibration_check(statistic: NDArray[np.float64], time: NDArray[np.float64])
         "low": [float(interval.low) for interval in intervals],
         "high": [float(interval.high) for interval in intervals],
     }
+
+
+def fit_told(fitted: Mapping[str, Any], models: Sequence[str]) -> dict[str, str]:
+    """What a detector was fitted on, and calibrated on since, in words by what it is; `fitted` as of `Detector.fit`."""
+    drawn = "" if "sample" not in fitted else f", a sample of {fitted['sample']['of_entities']:,}"
+    told = {
+        "Fitted on": f"{fitted['events']:,} events of {fitted['entities']:,} entities{drawn}, without labels",
+        "History": f"{time_text(fitted['first'])} to {time_text(fitted['last'])}",
+        "Split by time": f"{fitted['train']:,} train, {fitted['stop']:,} stop, {fitted['held_out']:,} calibrate",
+        "Models": " and ".join(models),
+    }
+    if anew := fitted.get("recalibrated"):
+        since = f"{time_text(anew['first'])} to {time_text(anew['last'])}"
+        told["Calibrated anew"] = f"on {anew['events']:,} events that trained nothing, {since}"
+    return told
 
 
 def money_field(schema: Schema) -> str | None:

@@ -7,10 +7,11 @@ from datetime import UTC, date, datetime
 from typing import Any
 
 import numpy as np
+import polars as pl
 from numpy.typing import NDArray
 
 from anomaly.errors import InputError, ParameterError, SchemaError
-from anomaly.ingest import Events, read_events
+from anomaly.ingest import Events, read_events, utc_time
 from anomaly.schema import Schema
 
 Float = NDArray[np.float64]
@@ -49,6 +50,26 @@ def as_seconds(when: When) -> float | None:
     if not isinstance(when, datetime):
         raise ParameterError(f"time {said!r} is not like 2024-01-31 or 2024-01-31T12:00:00+01:00")
     return (when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp()
+
+
+def time_text(seconds: float) -> str:
+    """A time in UTC, for a message.
+
+    Examples
+    --------
+    >>> time_text(86400.0)
+    '1970-01-02T00:00:00+00:00'
+    """
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
+
+
+def check_scores_of(read: Events, scores: pl.DataFrame) -> None:
+    """Refuse scores of other events; those without rows and times are believed."""
+    known = read.frame.select(pl.col("row").alias("known"), utc_time().alias("known_time"))
+    if {"row", "time"} <= set(scores.columns) and len(
+        scores.join(known, left_on=["row", "time"], right_on=["known", "known_time"], how="anti")
+    ):
+        raise ParameterError("alerts: these scores are of other events than those scored last; pass events= too")
 
 
 def split(time: Float) -> tuple[Mask, Mask, Mask]:

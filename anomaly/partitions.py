@@ -28,6 +28,7 @@ from anomaly.files import whole_file
 from anomaly.history import When, as_seconds
 from anomaly.ingest import BAD, INNER, Events, canonical, check_target, explained, in_order, notes_on, repeats, tally
 from anomaly.models.abreast import give_back
+from anomaly.recalibration import calibration_mark
 from anomaly.schema import Schema, check_columns
 from anomaly.sources import Part, open_parts
 
@@ -171,7 +172,7 @@ def _marks(detector: Detector, source: Any, memory: str | float, since: When, qu
     files = [[str(path), path.stat().st_size, path.stat().st_mtime_ns] for path in paths] if known else None
     return {
         "files": files,
-        "detector": [detector.fitted_["fingerprint"], detector.scorer_.settings(), detector.fitted_["last"]],
+        "detector": [detector.fitted_["fingerprint"], detector.scorer_.settings(), calibration_mark(detector.scorer_)],
         "schema": detector.schema.model_dump(mode="json"),
         "memory": memory_bytes(memory),
         "since": as_seconds(since),

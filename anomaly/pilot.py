@@ -16,12 +16,13 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from anomaly.detector import EPISODES, QUARANTINE_GAPS, Detector
+from anomaly.detector import EPISODES, MOST_REHEARSED, QUARANTINE_GAPS, Detector
 from anomaly.errors import InputError, ParameterError
 from anomaly.features import entity_offsets
 from anomaly.history import When, as_events, as_seconds, split
 from anomaly.ingest import Events
 from anomaly.injections import possible_kinds
+from anomaly.recalibration import Judged, reference_of
 from anomaly.rehearsal import Copies, Reference, caution, gain, precisions
 from anomaly.schema import Schema
 from anomaly.sequences import typical_gap
@@ -115,7 +116,8 @@ def rehearsed(detector: Detector, events: Events, episodes: int, seed: int) -> t
     since = detector.fitted_["held_out_since"]
     copies = detector._copies(events.frame, since, episodes, seed)
     sequences = detector.encoder_.transform(events.frame)
-    return copies, detector._reference(detector.errors(sequences), sequences, sequences.time >= since)
+    judged = Judged(events.frame, sequences, detector.errors(sequences))
+    return copies, reference_of(judged, judged.within(since), MOST_REHEARSED, detector.seed)
 
 
 def _precisions(

@@ -39,6 +39,7 @@ from anomaly.features import (
 from anomaly.ingest import ParsedEvent, parse_event
 from anomaly.models.plain import PlainModels
 from anomaly.models.program import Desk
+from anomaly.recalibration import calibration_mark
 from anomaly.score_table import YOUNG
 from anomaly.scorer import LEAST_LOG_P, LN_10
 from anomaly.single import SinglePopulation, SingleScorer
@@ -209,8 +210,9 @@ class Stream:
             raise ArtifactError(f"Stream.load: {folder} holds no stream; give the folder that Stream.save wrote")
         if marks != [view.marks() for view in stream._views]:
             raise ArtifactError(
-                f"Stream.load: {folder} holds what another detector remembered; load it with the detector of the "
-                "stream that was saved, or start a new stream and push the past events"
+                f"Stream.load: {folder} holds what another detector remembered, or this one before it was calibrated "
+                "anew; load it with the detector of the stream that was saved, or start a new stream and push the past "
+                "events"
             )
         if isinstance(rule, StreamThreshold) and manifest["rule"] is not None:
             rule.restore(manifest["rule"])
@@ -296,6 +298,7 @@ class _View:
             "quarantine": self._bench.rules.quarantine,
             "scales": self._bench.rules.scales.tolist(),
             "seed": self.detector.seed,
+            "calibration": calibration_mark(self.detector.scorer_),  # what is remembered of an event is its surprise
         }
 
     def restore(self, names: Sequence[str], states: Sequence[bytes]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
@@ -28,6 +29,21 @@ def rehearsal_table(found: pl.DataFrame) -> Table:
         interval = f"{row['low']:.2f}-{row['high']:.2f}"
         counts = (f"{row['noticed']:.2f}", f"{row['episodes']:,.0f}", f"{row['events']:,.0f}")
         table.add_row(row["kind"].replace("_", " "), f"{row['recall']:.2f}", interval, *counts)
+    return table
+
+
+def recalibration_table(facts: Mapping[str, Any]) -> Table:
+    """Table of what a recalibration changed, for a terminal; `facts` as of `anomaly.telling.recalibration_facts`."""
+    table = Table("", *(Column(when, justify="right") for when in ("before", "after")), box=None, pad_edge=False)
+    pair = [facts[when] for when in ("before", "after")]
+    table.add_row("held-out events", *(f"{one['held_out']:,}" for one in pair))
+    for end, name in (("first", "from"), ("last", "to")):
+        table.add_row(name, *(one[end][:16].replace("T", " ") for one in pair))
+    budget = f"{facts['budget_per_day']:g} cases a day: alerts from a score of"
+    table.add_row(budget, *(f"{1 - one['threshold_p']:.6f}" for one in pair))
+    for level in pair[0]["new_share"]:
+        share = (f"{one['new_share'][level]:.3%}" for one in pair)
+        table.add_row(f"share of the {facts['new_events']:,} new events at p ≤ {level}", *share)
     return table
 
 

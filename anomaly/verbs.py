@@ -35,6 +35,7 @@ EXAMPLES = {
     "score": "anomaly score play/events.parquet --since 2024-03-01",
     "report": "anomaly report play/events.parquet --since 2024-03-01 --scores scores.parquet",
     "explain": "anomaly explain play/events.parquet --scores scores.parquet --event E0267094",
+    "recalibrate": "anomaly recalibrate play/events.parquet",
     "compare": "anomaly compare play/events.parquet --labels play/labels.parquet --since 2024-03-01",
 }
 HELP = """Find fraud and other anomalies in sequences of events per entity, without labels.

@@ -25,19 +25,24 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from anomaly.artifacts import Arrays, read_manifest, versions
 from anomaly.breakdown import Breakdown, histories
 from anomaly.calibration import TailCalibrator
+from anomaly.compiling import announced
 from anomaly.counterfactual import Judge, counterfactuals
-from anomaly.detector import Detector, Float, Holdout, Mask
+from anomaly.detector import Detector, Float
 from anomaly.digest import calibration_check
 from anomaly.errors import InputError, ParameterError, SchemaError
-from anomaly.history import When, as_events, as_seconds, split
+from anomaly.history import When, as_events, as_seconds
 from anomaly.ingest import VIEW, Events
+from anomaly.recalibration import Holdout
 from anomaly.schema import Schema
 from anomaly.scorer import LEAST_LOG_P, LN_10
 from anomaly.thresholds import Threshold
+
+Int = NDArray[np.int64]
 
 # Each view's false alerts take places from the others' frauds. On simulated payments a weight of 1 cost a fifth of the
 # average precision of frauds that only the first view sees, 1/4 a twelfth; of frauds that the second view sees best the
@@ -115,7 +120,29 @@ class Views(Detector):
                 )
             except InputError as error:
                 raise InputError(f"view {name}: {error}") from None
-        self._combine(read, as_seconds(until))
+        self._combine(read, None, as_seconds(until))
+        self._told_of({**self.detectors[0].fitted_, "rejected": len(read.rejects)})
+        return self
+
+    @announced("recalibrate")
+    def recalibrate(self, events: Any, *, since: When = None, until: When = None) -> Views:
+        """Calibrate every view anew, and then how they are combined; as `Detector.recalibrate`.
+
+        By default each view's slice begins where the one of its fit did; all are judged before any is changed.
+        """
+        self._fitted()
+        read, start, end = as_events(events, self.schema), as_seconds(since), as_seconds(until)
+        found = []
+        for name, detector in self._named():
+            try:
+                found.append(detector._judged_anew(read.seen_by(detector.schema), start, end))
+            except InputError as error:
+                raise InputError(f"view {name}: {error}") from None
+        former = [detector._recalibrated(*one) for detector, one in zip(self.detectors, found, strict=True)]
+        before = self.holdout_
+        said = self._combine(read, start, end, former)
+        changes = self.holdout_.changes(before, said)
+        self._told_of({**self.fitted_, "check": self.check_, "recalibrated": changes})
         return self
 
     def score(self, events: Any, *, since: When = None) -> pl.DataFrame:
@@ -252,30 +279,37 @@ class Views(Detector):
     def _named(self) -> list[tuple[str, Detector]]:
         return list(zip(self.schema.view_names, self.detectors, strict=True))
 
-    def _combine(self, read: Events, end: float | None) -> None:
-        """Calibrate the mean over the views on the events that every view held out."""
-        since = max(detector.fitted_["held_out_since"] for detector in self.detectors)
-        first = self.detectors[0]
-        held = _held_out(first, read, end).rename({"p": "p 0", "usual": "usual 0"})
-        for number, detector in enumerate(self.detectors[1:], start=1):
-            own = _held_out(detector, read, end).select(
-                "row", pl.col("p").alias(f"p {number}"), pl.col("usual").alias(f"usual {number}")
-            )
-            held = held.join(own, on="row", how="left", maintain_order="left")
-        later = (held["time"] >= since).to_numpy()
-        held = held.filter(later)
-        count = range(len(self.detectors))
-        nats = np.stack([-np.log(held[f"p {number}"].fill_null(np.nan).to_numpy()) for number in count], axis=1)
-        usual = held.select(pl.all_horizontal(pl.col(f"usual {number}").fill_null(value=True) for number in count))
-        normal = usual.to_series().to_numpy()
+    def _combine(
+        self, read: Events, since: float | None, end: float | None, former: Sequence[Float] | None = None
+    ) -> Float:
+        """Calibrate the mean over the views on the events that every view held out.
+
+        Natural logs of these events' p-values before, if `former` has them for the slice of each view.
+        """
+        rows = [_held_out(detector, read, since, end) for detector in self.detectors]
+        start = max(detector.fitted_["held_out_since"] for detector in self.detectors) if since is None else since
+        old = self.detectors[0].holdout_
+        later = old.time >= start
+        places = [_places(rows[0][later], one) for one in rows]
+
+        def side_by_side(each: Sequence[Float]) -> Float:
+            return np.column_stack([_taken(one, at) for one, at in zip(each, places, strict=True)])
+
+        said = np.empty(0) if former is None else self.together(side_by_side([-log_p for log_p in former]))
+        nats = side_by_side([-np.log(detector.holdout_.p) for detector in self.detectors])
+        unusual = side_by_side([(~detector.usual_).astype(np.float64) for detector in self.detectors])
+        normal = (np.nan_to_num(unusual) == 0).all(axis=1)
         total = _mean(nats)
         self.joint_ = TailCalibrator().fit(total[normal])
-        self.check_ = calibration_check(total[normal], held["time"].to_numpy()[normal])
-        old = first.holdout_
+        self.check_ = calibration_check(total[normal], old.time[later][normal])
         p = np.exp(np.maximum(self.together(nats), LEAST_LOG_P))
         self.holdout_ = Holdout(p, old.time[later], old.entity[later], old.money[later])
+        return said
+
+    def _told_of(self, fitted: Mapping[str, Any]) -> None:
+        """Keep what is told of a fit, the views' own included."""
         views = {name: detector.fitted_ for name, detector in self._named()}
-        self.fitted_ = {**first.fitted_, "rejected": len(read.rejects), "check": self.check_, "views": views}
+        self.fitted_ = {**fitted, "check": self.check_, "views": views}
         self._follow_first()
 
     def _follow_first(self) -> None:
@@ -299,11 +333,10 @@ class Views(Detector):
 
     def _packed(self) -> tuple[dict[str, Any], dict[str, Arrays]]:
         packed = [detector._packed() for detector in self.detectors]
-        held: Arrays = {name: getattr(self.holdout_, name) for name in ("p", "time", "entity", "money")}
         parts: dict[str, Arrays] = {
             f"view{number}.{name}": part for number, (_, own) in enumerate(packed) for name, part in own.items()
         }
-        parts |= {"joint": self.joint_.arrays(), "history": held}
+        parts |= {"joint": self.joint_.arrays(), "history": self.holdout_.arrays()}
         manifest = {
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
             "versions": versions(),
@@ -323,8 +356,7 @@ class Views(Detector):
             detectors.append(Detector._restored(own, mine, device))
         made._detectors = tuple(detectors)
         made.joint_ = TailCalibrator.from_arrays(parts["joint"])
-        history = parts["history"]
-        made.holdout_ = Holdout(history["p"], history["time"], history["entity"], history["money"])
+        made.holdout_ = Holdout.restored(parts["history"])
         made.fitted_ = manifest["fitted"]
         made.check_ = made.fitted_["check"]
         made._follow_first()
@@ -378,13 +410,23 @@ def _terms(nats: Float) -> Float:
     return np.asarray(np.divide(split, whole, out=np.zeros_like(split), where=whole > 0))
 
 
-def _held_out(detector: Detector, read: Events, end: float | None) -> pl.DataFrame:
-    """``row, time, p, usual`` of the events that calibrated a view, in its own order."""
-    frame = read.seen_by(detector.schema).frame
-    frame = frame if end is None else frame.filter(pl.col("time") < end)
-    held: Mask = split(frame["time"].to_numpy())[2]
-    told = frame.filter(pl.Series(held)).select("row", "time")
-    return told.with_columns(pl.Series("p", detector.holdout_.p), pl.Series("usual", detector.usual_))
+def _held_out(detector: Detector, read: Events, since: float | None, end: float | None) -> Int:
+    """Rows of the events that calibrated a view, (n,), in its own order."""
+    start = detector.fitted_["held_out_since"] if since is None else since
+    held = pl.col("time") >= start if end is None else (pl.col("time") >= start) & (pl.col("time") < end)
+    return read.seen_by(detector.schema).frame.filter(held)["row"].to_numpy()
+
+
+def _places(rows: Int, among: Int) -> Int:
+    """Where each of the `rows` (n,) stands among others, all different; -1 = it does not."""
+    order = np.argsort(among)
+    at = order[np.minimum(np.searchsorted(among, rows, sorter=order), len(among) - 1)]
+    return np.where(among[at] == rows, at, -1)
+
+
+def _taken(values: Float, at: Int) -> Float:
+    """The values (m,) at these places, (n,); NaN where there is none."""
+    return np.where(at < 0, np.nan, values[at])
 
 
 def _scored(detector: Detector, read: Events, since: When) -> pl.DataFrame:

@@ -1,8 +1,11 @@
-"""Do p-values keep their promise: the share of events without fraud at or below a p-value, against that p-value."""
+"""Do p-values keep their promise: the share of events without fraud at or below a p-value, against that p-value.
+
+Two ways to run a detector for months: calibrated once, at its fit; or anew at the start of each month, on the last 60
+days as far as they trained nothing, as `Detector.recalibrate` does. The models are the same, and asked once.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import partial
 
 import numpy as np
@@ -12,8 +15,13 @@ from _bench_work import Done, Found, Piece, Sizes, seeds
 from numpy.typing import NDArray
 from scipy import stats
 
+from anomaly.detector import Detector
+from anomaly.history import as_seconds
+from anomaly.recalibration import Judged, recalibrate
+from anomaly.scorer import Scorer
 from anomaly.simulator import simulate
 
+Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 Ints = NDArray[np.int64]
 
@@ -24,6 +32,9 @@ YOUNG = 20  # earlier events of the customer
 RECENT_DAYS = 30
 DRIFT = 1.1  # factor of the scored amounts
 ENDS = (0.005, 0.995)  # of an interval that holds 99 %
+MONTH = 30 * 86_400.0
+WINDOW = 2 * MONTH  # longer ones lag behind customers whose habits move, shorter ones know less of rare events
+ONCE = "once"  # in the names of what was calibrated at the fit alone; the others are calibrated anew each month
 
 
 def pieces(sizes: Sizes) -> list[Piece]:
@@ -32,19 +43,39 @@ def pieces(sizes: Sizes) -> list[Piece]:
 
 
 def rates(sizes: Sizes, seed: int) -> Found:
-    """Count events by group and level."""
+    """Count events by group and level, calibrated anew each month and calibrated once."""
     events, labels = simulate(sizes.rates_customers, sizes.rates_days, str(START), 0.0, seed)
     world = Play.of(events, labels, sizes.rates_fit_days)
     detector = make(sizes).fit(world.events, until=world.since, progress=False)
     later = np.zeros(len(events), dtype=bool)
     later[world.row] = True
-    counts: dict[str, dict[str, int]] = {group: {"events": 0} for group in GROUPS}
-    _count(counts, detector.score(events, since=world.since), groups(events, later))
     drifted = events.with_columns(
         amount=pl.when(pl.Series(later)).then((pl.col("amount") * DRIFT).round(2)).otherwise(pl.col("amount"))
     )
-    _count(counts, detector.score(drifted, since=world.since), {"drift": later})
+    counts: dict[str, dict[str, int]] = {}
+    for table, member in ((events, groups(events, later)), (drifted, {"drift": later})):
+        once, monthly = p_values(detector, table, world.since)
+        for way, p in ((f"{ONCE}.", once), ("", monthly)):
+            counts |= {f"{way}{group}": _counted(p[mask]) for group, mask in member.items()}
     return {"counts": counts, "history": int((~later).sum()), "held_out": detector.fitted_["held_out"]}
+
+
+def p_values(detector: Detector, events: pl.DataFrame, since: str) -> tuple[Floats, Floats]:
+    """P-values of the events (N,) calibrated once, and calibrated anew each month; NaN before `since`."""
+    judged, start = detector.judged(events), as_seconds(since)
+    assert start is not None
+    once, monthly = np.full((2, len(events)), np.nan)
+    _judge(detector.scorer_, judged, judged.within(start), once)
+    for begin in np.arange(start, judged.sequences.time.max() + 1.0, MONTH).tolist():
+        held = judged.within(max(detector.fitted_["held_out_since"], begin - WINDOW), begin)
+        made = recalibrate(detector.scorer_, judged, held, detector.schema)
+        _judge(made.scorer, judged, judged.within(begin, begin + MONTH), monthly)
+    return once, monthly
+
+
+def _judge(scorer: Scorer, judged: Judged, chosen: Bools, p: Floats) -> None:
+    said = scorer.judge(judged.errors, judged.sequences, chosen)
+    p[judged.sequences.row[chosen]] = np.exp(said.log_p)
 
 
 def groups(events: pl.DataFrame, later: Bools) -> dict[str, Bools]:
@@ -80,15 +111,10 @@ def past(customer: Ints, time: Ints) -> tuple[Ints, Ints]:
     return earlier, recent
 
 
-def _count(counts: dict[str, dict[str, int]], scores: pl.DataFrame, member: Mapping[str, Bools]) -> None:
-    p, row = scores["p_value"].to_numpy(), scores["row"].to_numpy()
-    stated = np.isfinite(p)
-    for group, mask in member.items():
-        mine = p[stated & mask[row]]
-        counts[group]["events"] += mine.size
-        for level in LEVELS:
-            name = f"{level:g}"
-            counts[group][name] = counts[group].get(name, 0) + int((mine <= level).sum())
+def _counted(p: Floats) -> dict[str, int]:
+    """How many there are, and how many at or below each level."""
+    stated = p[np.isfinite(p)]
+    return {"events": stated.size, **{f"{level:g}": int((stated <= level).sum()) for level in LEVELS}}
 
 
 def figures(done: Done, sizes: Sizes) -> dict[str, float]:  # noqa: ARG001 - every section is asked the same
@@ -106,8 +132,8 @@ def figures(done: Done, sizes: Sizes) -> dict[str, float]:  # noqa: ARG001 - eve
         f"{SECTION}.held_out": held,
         f"{SECTION}.fits": len(fits),
     }
-    for group in GROUPS:
-        name, n = _name(group), sum(found["counts"][group]["events"] for found in fits)
+    for group in (*GROUPS, *(f"{ONCE}.{group}" for group in GROUPS)):
+        name, n = figure_name(group), sum(found["counts"][group]["events"] for found in fits)
         result[f"{name}.events"] = n
         for level in LEVELS if n else ():
             key, counts = f"{name}.{level:g}", [found["counts"][group] for found in fits]
@@ -121,8 +147,13 @@ def figures(done: Done, sizes: Sizes) -> dict[str, float]:  # noqa: ARG001 - eve
     return result
 
 
-def _name(group: str) -> str:
-    return SECTION if group == "all" else f"{SECTION}.{group}"
+def figure_name(group: str) -> str:
+    """How the figures of a group begin.
+
+    >>> [figure_name(group) for group in ("all", "quiet", "once.all", "once.quiet")]
+    ['rates', 'rates.quiet', 'rates.once', 'rates.once.quiet']
+    """
+    return f"{SECTION}.{group}".removesuffix(".all")
 
 
 def _inside(key: str, share: float, ends: NDArray[np.float64]) -> dict[str, float]:

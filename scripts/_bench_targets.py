@@ -106,7 +106,8 @@ def rates(figures: Figures) -> list[Target]:
             share, low, high = figures[name], figures[f"{name}.low"], figures[f"{name}.high"]
             above = share > float(level)
             bound = high if above else low
-            what = f"share of p <= {level}: the {'upper' if above else 'lower'} end of the interval"
+            end = "upper" if above else "lower"
+            what = f"share of p <= {level}, calibrated anew each month: the {end} end of the interval"
             found.append(Target(what, share, bound, most=above))
     return found
 

@@ -25,6 +25,8 @@ from _environment import ROOT
 from _numbers import NAME
 
 import anomaly.detector
+from anomaly.detector import Detector
+from anomaly.simulator import SIMULATED_SCHEMA, simulate
 
 SIZES = replace(
     _bench_work.TINY,
@@ -80,7 +82,12 @@ def test_every_section_has_its_figures(figures: dict[str, float]) -> None:
         *(f"contamination.{level}.{name}.ap" for level in (0, 2) for name in _bench_contamination.SCORERS),
         "contamination.ratio_2_to_0",
         *(f"rates.{level}{end}" for level in ("0.01", "0.0001") for end in ("", ".low", ".high", ".inside")),
-        *("rates.quiet.0.01", "rates.busy.0.001", "rates.drift.0.0001", "rates.events"),
+        *(
+            f"rates.{way}{name}"
+            for way in ("", "once.")
+            for name in ("quiet.0.01", "busy.0.001", "drift.0.0001", "events")
+        ),
+        *("rates.once.0.01.inside", "rates.once.first_month.0.01"),
     ]
     assert [name for name in wanted if name not in figures] == []
     assert all(NAME.fullmatch(name) for name in figures)
@@ -182,7 +189,7 @@ def test_the_pooled_share_is_of_all_alerts() -> None:
 def test_rates_are_told_beside_their_intervals() -> None:
     none = {"events": 0}
     counts = {
-        **dict.fromkeys(_bench_rates.GROUPS, none),
+        **dict.fromkeys((*_bench_rates.GROUPS, *(f"once.{group}" for group in _bench_rates.GROUPS)), none),
         "all": {"events": 10_000, "0.01": 130, "0.001": 10, "0.0001": 0},
     }
     other = {**counts, "all": {"events": 10_000, "0.01": 170, "0.001": 10, "0.0001": 2}}
@@ -197,6 +204,27 @@ def test_rates_are_told_beside_their_intervals() -> None:
     assert found["rates.0.01.calibrated.high"] > found["rates.0.01.high"]
     assert found["rates.0.001.inside"] == found["rates.0.0001.inside"] == 1
     assert found["rates.young.events"] == 0 and "rates.young.0.01" not in found
+
+
+def test_months_are_scored_as_by_a_detector_that_was_calibrated_anew_before_them() -> None:
+    events, _ = simulate(customers=40, days=130, fraud_rate=0.0, seed=2)
+    since, second, third = "2024-02-10", "2024-03-11", "2024-04-10"  # 30 days each
+    detector = Detector(SIMULATED_SCHEMA, hidden=4, epochs=1, rehearse=False).fit(events, until=since, progress=False)
+    once, monthly = _bench_rates.p_values(detector, events, since)
+    first = detector.score(events, since=since)
+    np.testing.assert_allclose(once[first["row"]], first["p_value"], rtol=1e-6)
+    assert np.isnan(once).sum() == len(events) - len(first)
+    early = first.filter(pl.col("time") < _at(second))["row"]
+    np.testing.assert_allclose(monthly[early], once[early], rtol=1e-6)
+    for start, end, window in ((second, third, {}), (third, "2024-05-10", {"since": since})):  # the 60 days before
+        detector.recalibrate(events, until=start, **window)
+        later = detector.score(events, since=start).filter(pl.col("time") < _at(end))
+        np.testing.assert_allclose(monthly[later["row"]], later["p_value"], rtol=1e-6)
+        assert not np.allclose(monthly[later["row"]], once[later["row"]])
+
+
+def _at(time: str) -> pl.Expr:
+    return pl.lit(time).str.to_datetime(time_zone="UTC")
 
 
 def test_preferences_are_held_against_the_truth() -> None:

@@ -68,7 +68,7 @@ def test_atoms_in_a_large_sample_never_overstate() -> None:
 
 def test_tail_made_of_few_atoms_falls_back_to_exponential() -> None:
     calibrator = TailCalibrator().fit(np.repeat([0.0, 5.0, 6.0], [98_000, 1_500, 500]))
-    assert calibrator.shape_ == 0.0
+    assert calibrator.shape_ == 1 / 500
     p = calibrator.p_values([5.0, 6.0, 60.0])
     assert 0.0 < p[2] < p[1] < p[0]
 
@@ -121,9 +121,10 @@ def test_far_tail_never_ties(name: str) -> None:
 
 def test_log_p_goes_on_below_the_smallest_float() -> None:
     calibrator = TailCalibrator().fit(np.random.default_rng(8).exponential(size=1_000))
-    assert calibrator.shape_ == 0.0
-    far = calibrator.threshold_ + calibrator.scale_ * np.array([2_000.0, 4_000.0])
-    np.testing.assert_allclose(np.diff(calibrator.log_p(far)), -2_000.0)
+    assert calibrator.shape_ == 1 / 50
+    far = calibrator.threshold_ + calibrator.scale_ * np.array([1e8, 1e9])
+    ratio = (1 + 1e9 / 50) / (1 + 1e8 / 50)
+    np.testing.assert_allclose(np.diff(calibrator.log_p(far)), -50 * math.log(ratio))
     assert np.all(calibrator.p_values(far) == 1e-300)
     near = calibrator.threshold_ + np.array([-1.0, 0.0, 1.0])
     np.testing.assert_allclose(calibrator.log_p(near), np.log(calibrator.p_values(near)))
@@ -175,11 +176,27 @@ def test_constants(constant: float) -> None:
 
 def test_tiny_samples() -> None:
     one = TailCalibrator().fit([4.0])
-    np.testing.assert_allclose(one.p_values([3.0, 4.0, 8.0]), [1.0, 1.0, 0.5 * math.exp(-1)])
+    np.testing.assert_allclose(one.p_values([3.0, 4.0, 8.0]), [1.0, 1.0, 0.5 / 2])  # one excess: (1 + z / m) ** -1
     five = TailCalibrator().fit([1.0, 2.0, 3.0, 4.0, 5.0])
     np.testing.assert_allclose(five.p_values([0.0, 1.0, 2.5, 5.0]), np.array([6, 6, 4, 2]) / 6)
     assert five.scale_ == 1.5
-    assert five.p_values(5.0 + 1.5) == pytest.approx(math.exp(-1) / 6)
+    assert five.p_values(5.0 + 1.5) == pytest.approx((1 + 1 / 2) ** -2 / 6)
+
+
+@pytest.mark.parametrize("n", [1_000, 10_000])
+def test_far_events_are_promised_what_comes_though_the_scale_is_known_from_a_few_excesses(n: int) -> None:
+    """The mean over many held-out slices of the share of new events at or below p is p: the new ones' law is known."""
+    rng = np.random.default_rng(0)
+    fits = [TailCalibrator().fit(rng.exponential(size=n)) for _ in range(400)]
+    for level in (1e-3, 1e-4, 1e-5):
+        mine, plain = [], []
+        for one in fits:
+            mine.append(math.exp(-float(one.quantile(level))))
+            last = float(one.levels(slice(-1, None))[0])
+            plain.append(math.exp(-(one.threshold_ + one.scale_ * math.log(last / level))))
+        assert np.mean(mine) == pytest.approx(level, rel=0.12)
+        assert np.mean(plain) > np.mean(mine)
+    assert np.mean(plain) > 1.15 * level  # of an exponential tail whose scale is taken as known
 
 
 @pytest.mark.parametrize("n", [1, 5, 300, 20_000, 100_000])

@@ -251,6 +251,36 @@ def test_a_rehearsal_on_the_command_line(chain: Chain) -> None:
     assert "Budget of 50 cases a day" in shown.stdout and "new category" in shown.stdout and "noticed" in shown.stdout
 
 
+def test_a_detector_is_calibrated_anew(chain: Chain, here: Path) -> None:
+    options = ("recalibrate", chain.events, "--detector", chain.detector)
+    told = done(*options, "--out", here / "anew")
+    later = chain.told["fit"]["later"]
+    assert told["new_events"] == later and told["rejected"] == 0
+    assert told["after"]["held_out"] == told["before"]["held_out"] + later
+    assert told["before"]["first"] == told["after"]["first"] < told["before"]["last"] < told["after"]["last"]
+    first = pl.read_parquet(chain.scores)["p_value"]
+    assert told["before"]["new_share"]["0.01"] == (first <= 0.01).mean()
+    done("score", chain.events, "--detector", here / "anew", "--out", here / "anew.parquet", "--since", SINCE)
+    second = pl.read_parquet(here / "anew.parquet")["p_value"]
+    assert told["after"]["new_share"]["0.01"] == (second <= 0.01).mean() and first.to_list() != second.to_list()
+    shown = run(*options, "--out", here / "anew", "--until", "2024-02-20")  # in the place of the last one
+    assert shown.exit_code == 0, shown.output
+    assert "held-out events" in shown.stdout and f"{told['before']['held_out']:,}" in shown.stdout
+    assert "50 cases a day: alerts from a score of" in shown.stdout and "new events at p ≤ 0.01" in shown.stdout
+    assert f"{here / 'anew'} --since 2024-02-20" in shown.stdout
+
+
+def test_a_calibration_on_what_trained_or_on_nothing_is_refused(chain: Chain, here: Path) -> None:
+    options = ("recalibrate", chain.events, "--detector", chain.detector, "--out", here / "anew")
+    assert "models were trained on earlier events" in refused(*options, "--since", "2024-01-03")
+    assert "0 events from 2025-01-01T00:00:00+00:00 on, at least 100 are needed" in refused(
+        *options, "--since", "2025-01-01"
+    )
+    assert refused(*options, "--until", "soon").startswith("--until: time 'soon'")
+    (here / "anew").write_text("a file", encoding="utf-8")
+    assert str(here / "anew") in refused(*options)
+
+
 def test_one_event_is_explained(chain: Chain, here: Path) -> None:
     scored = pl.read_parquet(chain.scores).sort("p_value")
     event, row = scored["event_id"][0], scored["row"][0]
