@@ -448,11 +448,12 @@ def recalibrate(
     fitted.recalibrate(read, since=since, until=until)
     facts = recalibration_facts(*former, fitted.threshold(), fitted.holdout_, fitted.fitted_["recalibrated"])
     fitted.save(out)
-    later = [] if until is None else ["--since", until]
+    later = ["--since", until or facts["after"]["last"], *([] if query is None else ["--query", query])]
     go_on = shlex.join(["anomaly", "score", *events, "--detector", str(out), *later])
     return Answer(
         {"detector": out, "rows": read.n_input, "rejected": len(read.rejects), **facts, "notes": read.notes},
-        "The models are the same; only the calibration is new.",
+        f"{read.n_input:,} rows read, {len(read.rejects):,} rejected\n"
+        "The models are the same; only the calibration is new. Its shares are of the events that it was made from.",
         recalibration_table(facts),
         after=f"{out}   the detector\nNext: {go_on}",
     )

@@ -33,7 +33,7 @@ from anomaly.models.base import SequenceModel
 from anomaly.models.forecaster import Forecaster
 from anomaly.models.training import Training
 from anomaly.population import Population
-from anomaly.recalibration import Calibrated, Holdout, Judged, calibrate, held_out_since, recalibrate, reference_of
+from anomaly.recalibration import Calibrated, Holdout, Judged, calibrate, checked_start, recalibrate, reference_of
 from anomaly.rehearsal import Copies, choose, recall_by_kind, scales_of
 from anomaly.schema import Schema
 from anomaly.scorer import LEAST_LOG_P, Combination, Scorer
@@ -377,7 +377,7 @@ class Detector:
             settings=self._settings(),
             versions=versions(),
             quarantine=self.quarantine_,
-            held=self.holdout_.surprises(self.known_),
+            held=self.holdout_.surprises(),
             breakdown=partial(self.breakdown, read, scores=scores),
             counterfactual=partial(self.counterfactual, read, scores=scores, rule=rule),
         )
@@ -490,8 +490,9 @@ class Detector:
         self._take(calibrate(Scorer(self._fields(), start), judged, held, self.schema))
 
     def _take(self, made: Calibrated) -> None:
-        """Judge by this calibration from now on."""
+        """Judge by this calibration from now on; scores made by another one are not kept."""
         self.scorer_, self.holdout_, self.usual_, self.check_ = made.scorer, made.holdout, made.usual, made.check
+        self._last = None
 
     def _judged(self, frame: pl.DataFrame, sequences: Sequences, since: float, longest: float) -> Judged:
         """What the models say of the events from `since` on, and of those in the `longest` window before it."""
@@ -500,7 +501,7 @@ class Detector:
     def _judged_anew(self, read: Events, since: float | None, until: float | None) -> tuple[Judged, Mask]:
         """The events before `until` as the models judge them, and which of them are held out."""
         frame = read.frame if until is None else read.frame.filter(pl.col("time") < until)
-        start = held_out_since(frame["time"].to_numpy(), self.fitted_["held_out_since"], since)
+        start = checked_start(frame["time"].to_numpy(), self.fitted_["held_out_since"], since)
         judged = self.judged(replace(read, frame=frame))
         return judged, judged.within(start)
 
@@ -509,9 +510,6 @@ class Detector:
         former = self.scorer_.judge(judged.errors, judged.sequences, held).log_p
         before = self.holdout_
         self._take(recalibrate(self.scorer_, judged, held, self.schema))
-        # The held-out slice names its entities by their place: those that are not in these events come behind.
-        names = judged.sequences.entity
-        self.known_ = np.concatenate([names, self.known_[~np.isin(self.known_.astype(str), names.astype(str))]])
         self.fitted_ = {**self.fitted_, "check": self.check_, "recalibrated": self.holdout_.changes(before, former)}
         return former
 

@@ -144,7 +144,8 @@ class Column:
     def cumulative(self) -> bool:
         """Does the column say again what it said of the events before: added up, its surprises would count many times.
 
-        A count is the sum of earlier events, and what is new stays new for a while.
+        A count is the sum of earlier events, and what is new stays new for a while; among an entity's own values that
+        is what is strangest, so that such a column is left out as a whole.
         """
         return self.kind in ("count", "flag") or self.own
 
@@ -174,7 +175,8 @@ class Encoder:
     schema : Schema
         Which columns there are.
     largest_vocabulary : int
-        Values of a categorical field that get a code of their own, the commonest first; the rest share code 0.
+        Values of a categorical field that get a code of their own, the commonest first; the rest share code 0. Where
+        that leaves too many without one, codes are of the entity's own values (see `Column.own`).
     fewest_events : int
         How often a value must occur in the history to get a code. The rare ones teach the model what code 0, an
         unseen value, looks like.

@@ -296,7 +296,7 @@ def batches(part: Part, schema: Schema, start: int) -> Iterator[pl.DataFrame]:
 class _Dealer:
     """Deals events out to the files of their partitions, and their ids to others, each by its hash.
 
-    Many at a time, `most` at least: a file takes its time, however few rows it has.
+    Some `most` at a time: a file takes its time, however few rows it has.
     """
 
     folder: Path
@@ -317,8 +317,7 @@ class _Dealer:
 
     def take(self, part: Part, start: int) -> tuple[int, pl.Series]:
         """Take the rows of a part, whose first has number `start`; how many they are, and which of them are bad."""
-        if part.careful is not None:
-            self.deal()  # so that what comes from now on is of this part alone, and can be dropped
+        earlier = 0 if part.careful is None else len(self.held)  # of other parts: not to be dropped with this one
         bad, rows, before = [pl.Series("row", [], dtype=pl.Int64)], 0, self.dealt
         try:
             for batch in batches(part, self.schema, start):
@@ -326,23 +325,26 @@ class _Dealer:
                 bad.append(batch.filter(BAD)["row"])
                 self.held.append(batch.filter(~pl.col(BAD)))
                 if sum(one.height for one in self.held) >= self.most:
+                    if earlier:
+                        self.deal(earlier)
+                        earlier, before = 0, self.dealt
                     self.deal()
         except (pl.exceptions.PolarsError, OSError) as error:
             if part.careful is None:
                 shutil.rmtree(self.folder)
                 raise InputError(f"{part.name}: cannot be read ({str(error).splitlines()[0]})") from None
-            self.held = []
+            del self.held[earlier:]
             for number in range(before, self.dealt):
                 for file in self.folder.glob(f"*/*/{_numbered(number)}"):
                     file.unlink()
             return self.take(part.careful(), start)
         return rows, pl.concat(bad)
 
-    def deal(self) -> None:
-        """Write what is held."""
+    def deal(self, first: int | None = None) -> None:
+        """Write what is held, or the `first` so many batches of it."""
         if self.held:
-            good, name = pl.concat(self.held), _numbered(self.dealt)
-            self.held, self.dealt = [], self.dealt + 1
+            good, name = pl.concat(self.held[:first]), _numbered(self.dealt)
+            self.held, self.dealt = [] if first is None else self.held[first:], self.dealt + 1
             _spread(good, pl.col("entity").hash(seed=0) % self.number, self.folder / BLOCKS, name)
             if self.schema.event_id is not None:
                 ids = good.select("row", "event_id").drop_nulls()

@@ -16,6 +16,8 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from anomaly.artifacts import pack_text, unpack_text
+from anomaly.calibration import TailCalibrator
 from anomaly.digest import calibration_check, money_field
 from anomaly.errors import InputError
 from anomaly.history import time_text
@@ -33,26 +35,35 @@ LEVELS = (0.01, 0.001)  # p-values at which the calibrations before and after ar
 
 @dataclass(frozen=True)
 class Holdout:
-    """The held-out slice that calibrated the detector: p, time in seconds, entity codes, money at risk; (n,) each."""
+    """The held-out slice that calibrated the detector: p, time in seconds, entity codes, money at risk; (n,) each.
+
+    `names` are the entities that the codes stand for.
+    """
 
     p: Float
     time: Float
     entity: NDArray[np.int32]
     money: Float
+    names: NDArray[np.object_]
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """For an artifact."""
-        return {"p": self.p, "time": self.time, "entity": self.entity, "money": self.money}
+        names = pack_text(self.names)
+        return {"p": self.p, "time": self.time, "entity": self.entity, "money": self.money, "names": names}
 
     @classmethod
     def restored(cls, arrays: Mapping[str, NDArray[Any]]) -> Holdout:
         """What `arrays` gave; others beside them are left alone."""
-        return cls(arrays["p"], arrays["time"], arrays["entity"], arrays["money"])
+        return cls(arrays["p"], arrays["time"], arrays["entity"], arrays["money"], unpack_text(arrays["names"]))
 
-    def surprises(self, known: NDArray[np.object_]) -> pl.DataFrame:
-        """Entity, time and surprise of the events; `known` are the entities that the codes stand for."""
+    def within(self, chosen: Mask) -> Holdout:
+        """The chosen ones of the events, (n,) bool."""
+        return Holdout(self.p[chosen], self.time[chosen], self.entity[chosen], self.money[chosen], self.names)
+
+    def surprises(self) -> pl.DataFrame:
+        """Entity, time and surprise of the events."""
         surprise = -np.log10(np.maximum(self.p, 1e-300))
-        return pl.DataFrame({"entity": known[self.entity].tolist(), "time": self.time, "surprise": surprise})
+        return pl.DataFrame({"entity": self.names[self.entity].tolist(), "time": self.time, "surprise": surprise})
 
     def changes(self, before: Holdout, former: Float) -> dict[str, Any]:
         """What a recalibration on this slice did, as plain values for the manifest.
@@ -114,7 +125,7 @@ class Calibrated:
     scorer : Scorer
         Calibrated.
     holdout : Holdout
-        The slice; entity codes are those of the judged sequences.
+        The slice.
     usual : ndarray of bool, shape (n,)
         Which of them calibrated: all but those amid runs beyond doubt.
     check : dict
@@ -135,7 +146,7 @@ def calibrate(scorer: Scorer, judged: Judged, held: Mask, schema: Schema) -> Cal
     p = np.exp(np.maximum(scorer.held_log_p_, LEAST_LOG_P))
     money = money_field(schema)
     worth = np.full(len(p), np.nan) if money is None else judged.frame[f"n:{money}"].to_numpy()[held]
-    holdout = Holdout(p, sequences.time[held], sequences.sequence[held].astype(np.int32), worth)
+    holdout = Holdout(p, sequences.time[held], sequences.sequence[held].astype(np.int32), worth, sequences.entity)
     return Calibrated(scorer, holdout, normal[held], calibration_check(total[normal], sequences.time[normal]))
 
 
@@ -156,7 +167,7 @@ def reference_of(judged: Judged, held: Mask, most: int, seed: int) -> Reference:
     return Reference(some, sequences.take(which), held[events])
 
 
-def held_out_since(time: Float, fitted: float, since: float | None) -> float:
+def checked_start(time: Float, fitted: float, since: float | None) -> float:
     """From when on events calibrate, in seconds; refused where they trained, are too few, or have no histories.
 
     Parameters
@@ -183,8 +194,8 @@ def held_out_since(time: Float, fitted: float, since: float | None) -> float:
     if count < FEWEST_HELD:
         last = f"; the last one is of {time_text(time.max())}" if len(time) else ""
         raise InputError(
-            f"recalibrate: {count} events from {time_text(start)} on, at least {FEWEST_HELD} are needed{last}; "
-            "give the events that came after the fit, an earlier since or a later until"
+            f"recalibrate: {count} events from {time_text(start)} on, at least {FEWEST_HELD} are needed{last}; give "
+            f"the events that came after the fit{'' if since is None else ', an earlier since'} or a later until"
         )
     if count == len(time):
         raise InputError(
@@ -194,9 +205,9 @@ def held_out_since(time: Float, fitted: float, since: float | None) -> float:
     return start
 
 
-def calibration_mark(scorer: Scorer) -> str:
-    """Digest of what a scorer was calibrated to: other marks, other p-values."""
+def calibration_mark(calibrated: Scorer | TailCalibrator) -> str:
+    """Digest of what a scorer, or a calibrator, was calibrated to: other marks, other p-values."""
     digest = hashlib.sha256()
-    for name, values in sorted(scorer.arrays().items()):
+    for name, values in sorted(calibrated.arrays().items()):
         digest.update(name.encode() + np.ascontiguousarray(values).tobytes())
     return digest.hexdigest()[:16]

@@ -9,8 +9,9 @@ genuine ones as rare as fraud is: the held-out events, and those that the victim
 suffer for the evidence that it leaves. The choice is cautious, since planted frauds are not the real ones: what they
 prefer is taken only if it gains `LEAST_GAIN`, two standard errors over the episodes, and one over the kinds. Which
 kinds will come, and how many of each, nobody knows, so they are a sample of what may come: what gains much on some of
-them and loses as much on others is not taken. Otherwise the default stays. Fields that the schema does not name are
-never made louder than by default: who plants a fraud chooses its hour and place at will (see the diary in reports).
+them and loses as much on others is not taken. Otherwise the default stays. All but the
+numbers that the schema names are never made louder than by default: who plants a fraud chooses its hour and place at
+will (see the diary in reports).
 """
 
 from __future__ import annotations

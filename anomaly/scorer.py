@@ -58,8 +58,8 @@ class Combination:
     Attributes
     ----------
     other : float
-        Weight of the fields that the schema does not name, beside 1 for the numbers that it does. What is new to an
-        entity counts more, in proportion (see `anomaly.features`).
+        Weight of the fields beside the numbers that the schema names, which count 1. What is new to an entity counts
+        more, in proportion (see `anomaly.features`).
     autoencoder : float
         Weight of the autoencoder beside the forecaster. It has seen the event that it judges, and ranks worse for it.
     population : float

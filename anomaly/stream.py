@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -93,7 +94,7 @@ class Stream:
 
     def __init__(self, detector: Detector, rule: Threshold | None = None) -> None:
         detector.threshold()  # refuses a detector that is not fitted
-        self.detector = detector
+        self.detector = copy(detector)  # as it is calibrated now
         self.rule = rule
         self.schema = detector.schema
         self._money = next((at for at, number in enumerate(self.schema.numeric) if number.scale == "log"), None)
@@ -180,7 +181,7 @@ class Stream:
             names = np.array(list(view.entities), dtype=object)
             parts[f"entities{number}"] = {"names": pack_text(names), **pack_states(list(view.entities.values()))}
         manifest = {
-            "stream": [view.marks() for view in self._views],
+            "stream": self._marks(),
             "rule": self.rule.state() if isinstance(self.rule, StreamThreshold) else None,
         }
         return write_artifact(folder, manifest, parts)
@@ -208,7 +209,7 @@ class Stream:
         marks = manifest.get("stream")
         if marks is None:
             raise ArtifactError(f"Stream.load: {folder} holds no stream; give the folder that Stream.save wrote")
-        if marks != [view.marks() for view in stream._views]:
+        if marks != stream._marks():
             raise ArtifactError(
                 f"Stream.load: {folder} holds what another detector remembered, or this one before it was calibrated "
                 "anew; load it with the detector of the stream that was saved, or start a new stream and push the past "
@@ -225,6 +226,12 @@ class Stream:
             raise ArtifactError(f"Stream.load: the parts in {folder} do not fit together ({error})") from None
         return stream
 
+    def _marks(self) -> list[dict[str, Any]]:
+        """What a saved stream must have in common with the one that takes it over."""
+        joint = getattr(self.detector, "joint_", None)  # of several views
+        together = [] if joint is None else [{"joint": calibration_mark(joint)}]
+        return [view.marks() for view in self._views] + together
+
     def entities(self) -> list[str]:
         """Keys of the entities met, those of the first view; several columns are joined by U+001F."""
         return list(self._views[0].entities)
@@ -238,7 +245,7 @@ class _View:
     """The state of each entity of one view, and what its detector says of an event after it."""
 
     def __init__(self, detector: Detector) -> None:
-        self.detector = detector
+        self.detector = copy(detector)
         self.schema = detector.schema
         self.entities: dict[str, bytes] = {}
         encoder = detector.encoder_
@@ -291,7 +298,7 @@ class _View:
         return _Said(judged.log_p, judged.models, judged.evidence, self._status(opened.events, parsed))
 
     def marks(self) -> dict[str, Any]:
-        """What a saved state must have in common with the stream that takes it over."""
+        """What a saved state must have in common with the view that takes it over."""
         return {
             "fingerprint": self.detector.fitted_["fingerprint"],
             "shapes": self._bench.shapes(),

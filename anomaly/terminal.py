@@ -43,7 +43,9 @@ def recalibration_table(facts: Mapping[str, Any]) -> Table:
     table.add_row(budget, *(f"{1 - one['threshold_p']:.6f}" for one in pair))
     for level in pair[0]["new_share"]:
         share = (f"{one['new_share'][level]:.3%}" for one in pair)
-        table.add_row(f"share of the {facts['new_events']:,} new events at p ≤ {level}", *share)
+        table.add_row(f"of the {facts['new_events']:,} new events at p ≤ {level}, {float(level):.1%} promised", *share)
+    if not facts["new_events"]:
+        table.add_row("new events", "", "0")
     return table
 
 

@@ -19,6 +19,7 @@ events, and counts there as an utterly usual one.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -303,7 +304,7 @@ class Views(Detector):
         self.joint_ = TailCalibrator().fit(total[normal])
         self.check_ = calibration_check(total[normal], old.time[later][normal])
         p = np.exp(np.maximum(self.together(nats), LEAST_LOG_P))
-        self.holdout_ = Holdout(p, old.time[later], old.entity[later], old.money[later])
+        self.holdout_, self._last = replace(old.within(later), p=p), None
         return said
 
     def _told_of(self, fitted: Mapping[str, Any]) -> None:

@@ -315,7 +315,7 @@ def test_a_fit_on_a_sample_says_so_and_knows_every_entity(
     assert f"a sample of {len(sample.entities)}" in detector._settings()["Fitted on"]
     again = Detector.load(detector.save(tmp_path / "detector"))
     assert "unseen" not in again.score(payments)["status"].to_list()
-    held = again.holdout_.surprises(again.known_)
+    held = again.holdout_.surprises()
     assert set(held["entity"]) <= set(sample.events.frame["entity"])
     assert set(held["time"]) <= set(sample.events.frame["time"])
 

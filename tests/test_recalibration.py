@@ -16,7 +16,7 @@ from conftest import SPLIT, agree
 from polars.testing import assert_frame_equal
 
 from anomaly.detector import Detector
-from anomaly.errors import ArtifactError, InputError, NotFittedError
+from anomaly.errors import ArtifactError, InputError, NotFittedError, ParameterError
 from anomaly.history import as_seconds
 from anomaly.ingest import read_events
 from anomaly.recalibration import FEWEST_HELD, calibration_mark, recalibrate
@@ -204,16 +204,23 @@ def test_a_stream_scores_as_the_table_does(
     agree(pl.DataFrame(pushed), table, "event_id")
 
 
-def test_a_stream_of_the_former_calibration_is_not_taken_over(
-    detector: Detector, payments: pl.DataFrame, tmp_path: Path
+@pytest.mark.parametrize("several", [False, True])
+def test_a_stream_goes_on_with_the_calibration_that_it_was_made_with(
+    several: bool, detector: Detector, views: Views, payments: pl.DataFrame, tmp_path: Path
 ) -> None:
-    stream = Stream(detector)
-    for event in payments.head(50).to_dicts():
-        stream.push(event)
+    made = copy.deepcopy(views if several else detector)
+    former = copy.deepcopy(made)
+    stream, undisturbed = Stream(made), Stream(former)
+    events = payments.head(150).to_dicts()
+    for event in events[:100]:
+        assert stream.push(event) == undisturbed.push(event)
+    made.recalibrate(payments)
+    for event in events[100:]:
+        assert stream.push(event) == undisturbed.push(event)
     stream.save(tmp_path / "stream")
-    assert len(Stream.load(tmp_path / "stream", detector)) == len(stream)
+    assert len(Stream.load(tmp_path / "stream", former)) == len(stream)
     with pytest.raises(ArtifactError, match="before it was calibrated anew"):
-        Stream.load(tmp_path / "stream", copy.copy(detector).recalibrate(payments))
+        Stream.load(tmp_path / "stream", made)
 
 
 def test_events_that_trained_are_refused(once: Detector, dearer: pl.DataFrame) -> None:
@@ -237,13 +244,28 @@ def test_too_little_is_refused_and_says_how_much_is_needed(once: Detector, deare
         Detector(SIMULATED_SCHEMA).recalibrate(dearer)
 
 
-def test_entities_of_the_fit_stay_known(once: Detector, dearer: pl.DataFrame) -> None:
-    some = dearer.filter(pl.col("customer_id") != dearer["customer_id"][0])
+def test_entities_that_came_after_the_fit_stay_unseen(once: Detector, dearer: pl.DataFrame) -> None:
+    """The models learned nothing of them; the calibration has their names all the same."""
+    first = dearer["customer_id"][0]
+    some = dearer.filter(pl.col("customer_id") != first).with_columns(
+        pl.when(pl.col("customer_id") == dearer["customer_id"].unique().sort()[-1])
+        .then(pl.lit("somebody new")).otherwise(pl.col("customer_id")).alias("customer_id")
+    )  # fmt: skip
     changed = copy.copy(once).recalibrate(some)
-    assert set(once.known_) < set(changed.known_), "and those that came after it are known now"
-    assert "unseen" not in changed.score(dearer)["status"].to_list()
-    held = changed.holdout_.surprises(changed.known_)
-    assert set(held["entity"]) <= set(some["customer_id"])
+    assert changed.known_ is once.known_
+    scores = changed.score(some)
+    unseen = set(scores.filter(pl.col("status") == "unseen")["customer_id"])
+    assert "somebody new" in unseen and not unseen & set(once.known_)
+    held = changed.holdout_.surprises()
+    assert "somebody new" in held["entity"].to_list() and first not in held["entity"].to_list()
+
+
+def test_scores_of_the_former_calibration_are_not_reported(once: Detector, dearer: pl.DataFrame) -> None:
+    changed = copy.copy(once)
+    changed.score(dearer, since=FITTED)
+    changed.recalibrate(dearer)
+    with pytest.raises(ParameterError, match="Call score"):
+        changed.alerts()
 
 
 def test_weights_are_the_same_to_the_last_bit(once: Detector, anew: Changed) -> None:

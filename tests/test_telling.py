@@ -41,7 +41,8 @@ def test_a_recalibration_is_told_before_and_after(new: int) -> None:
     slices = []
     for count in (200, 200 + new):
         time = np.linspace(0.0, 3600.0 * (count - 1), count)
-        slices.append(Holdout(rng.uniform(size=count), time, np.zeros(count, dtype=np.int32), np.full(count, np.nan)))
+        nobody, one = np.full(count, np.nan), np.zeros(count, dtype=np.int32)
+        slices.append(Holdout(rng.uniform(size=count), time, one, nobody, np.array(["A"], dtype=object)))
     rules = [usual_rule(budget_per_day=1).fit(one.p, one.time, one.entity) for one in slices]
     changes = slices[1].changes(slices[0], np.log(slices[1].p) - 3)
     facts = recalibration_facts(rules[0], slices[0], rules[1], slices[1], changes)
