@@ -74,7 +74,7 @@ def _rates(figures: dict[str, float]) -> str:
             rows.append([columns, "both", "", "", part, "", figures[f"{part}.share_of_raw{end}"]])
     words = (
         "Few columns are like the Handbook's payments': customer, time, amount and device. The raw limit counts "
-        "the recurrence alone; the heads' outputs, most of them logits of codes, are what is done beside it.\n\n"
+        "the recurrence alone; the heads' outputs are what is done beside it.\n\n"
     )
     head = ["columns", "model", "inputs", "outputs", "part", "events a second", "share of raw"]
     return "## Beside the raw limit, one thread\n\n" + words + table(head, rows) + "\n"
