@@ -66,7 +66,7 @@ class TailCalibrator:
     at_, above_ : ndarray (k,)
         p at each kept value, and just above it: (1 + #{held-out >= v}) / (n + 1), (1 + #{held-out > v}) / (n + 1).
     shape_, scale_ : float
-        Of the generalised Pareto tail; shape 0 would be an exponential tail of known scale.
+        Of the generalised Pareto tail; a fit gives no shape 0, but peaks over a threshold may.
 
     Notes
     -----

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from anomaly.alerts import add_reasons, build_cases, duration_text
 from anomaly.artifacts import Arrays, fitting_together, pack_text, read_artifact, unpack_text, versions, write_artifact
 from anomaly.breakdown import Asked, Breakdown, breakdown
+from anomaly.calibration import TailCalibrator
 from anomaly.compiling import announced
 from anomaly.counterfactual import Judge, counterfactuals
 from anomaly.digest import Source, decide, fit_told, money_field, report_data
@@ -86,6 +87,8 @@ class Detector:
     >>> cases.columns[:4]
     ['case', 'entity', 'start', 'end']
     """
+
+    joint_: TailCalibrator | None = None  # of several views: how they are combined
 
     def __init__(
         self,

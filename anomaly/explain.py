@@ -133,7 +133,7 @@ def expected_range(
     asked = Asked.of(encoder, frame, rows)
     index, prediction = model.predictions(asked.sequences, asked.chosen)
     number = [column.name for column in prediction.fields.columns].index(field)
-    told = expectations(prediction, asked.frame, index)[number]
+    told = expected_numbers(prediction)[number]
     return pl.DataFrame({"row": asked.sequences.row[index], "low": told["low"], "high": told["high"]})
 
 
@@ -143,8 +143,18 @@ def expectations(prediction: Prediction, frame: pl.DataFrame, index: NDArray[np.
     The events are those at `index` (n,) in the `frame` that was judged.
     """
     with torch.inference_mode():
-        quantiles = prediction.quantiles(QUANTILES).numpy()
         probabilities = [probability.numpy() for probability in prediction.probabilities()]
+    categories = zip(prediction.fields.categories, probabilities, strict=True)
+    return [
+        *expected_numbers(prediction),
+        *({"likely": _likely(field.column, probability, frame, index)} for field, probability in categories),
+    ]
+
+
+def expected_numbers(prediction: Prediction) -> list[dict[str, Any]]:
+    """What was expected of each numeric field, the first of the fields: low, median and high (n,)."""
+    with torch.inference_mode():
+        quantiles = prediction.quantiles(QUANTILES).numpy()
     told: list[dict[str, Any]] = []
     for at, field in enumerate(prediction.fields.numbers):
         low, median, high = (field.column.decode(quantiles[:, at, q]) for q in range(len(QUANTILES)))
@@ -153,8 +163,6 @@ def expectations(prediction: Prediction, frame: pl.DataFrame, index: NDArray[np.
                 np.maximum(values, 1.0 if field.column.kind == "count" else 0.0) for values in (low, median, high)
             )
         told.append({"low": low, "median": median, "high": high})
-    for field, probability in zip(prediction.fields.categories, probabilities, strict=True):
-        told.append({"likely": _likely(field.column, probability, frame, index)})
     return told
 
 

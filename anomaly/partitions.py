@@ -307,7 +307,7 @@ class _Dealer:
 
     def __post_init__(self) -> None:
         self.held: list[pl.DataFrame] = []
-        self.dealt = 0
+        self.waiting = self.dealt = 0  # rows held, and files of a partition at most
 
     @classmethod
     def of(cls, folder: Path, schema: Schema, rows: int, budget: int) -> _Dealer:
@@ -324,7 +324,8 @@ class _Dealer:
                 rows += batch.height
                 bad.append(batch.filter(BAD)["row"])
                 self.held.append(batch.filter(~pl.col(BAD)))
-                if sum(one.height for one in self.held) >= self.most:
+                self.waiting += self.held[-1].height
+                if self.waiting >= self.most:
                     if earlier:
                         self.deal(earlier)
                         earlier, before = 0, self.dealt
@@ -334,6 +335,7 @@ class _Dealer:
                 shutil.rmtree(self.folder)
                 raise InputError(f"{part.name}: cannot be read ({str(error).splitlines()[0]})") from None
             del self.held[earlier:]
+            self.waiting = sum(one.height for one in self.held)
             for number in range(before, self.dealt):
                 for file in self.folder.glob(f"*/*/{_numbered(number)}"):
                     file.unlink()
@@ -345,6 +347,7 @@ class _Dealer:
         if self.held:
             good, name = pl.concat(self.held[:first]), _numbered(self.dealt)
             self.held, self.dealt = [] if first is None else self.held[first:], self.dealt + 1
+            self.waiting -= good.height
             _spread(good, pl.col("entity").hash(seed=0) % self.number, self.folder / BLOCKS, name)
             if self.schema.event_id is not None:
                 ids = good.select("row", "event_id").drop_nulls()

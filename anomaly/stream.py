@@ -228,7 +228,7 @@ class Stream:
 
     def _marks(self) -> list[dict[str, Any]]:
         """What a saved stream must have in common with the one that takes it over."""
-        joint = getattr(self.detector, "joint_", None)  # of several views
+        joint = self.detector.joint_
         together = [] if joint is None else [{"joint": calibration_mark(joint)}]
         return [view.marks() for view in self._views] + together
 

@@ -83,6 +83,8 @@ class Views(Detector):
     [('card',), ('terminal',)]
     """
 
+    joint_: TailCalibrator
+
     def __init__(self, schema: Schema, **options: Any) -> None:
         super().__init__(schema, **options)
         if len(schema.entity) < 2:
