@@ -24,7 +24,7 @@ from safetensors.numpy import load, save
 from anomaly.errors import AnomalyError, ArtifactError
 from anomaly.schema import Schema
 
-FORMAT = 5  # the held-out slice has names of its own since, and an entity's own values a code
+FORMAT = 6  # an entity's own values are coded by how common they are, and how much is remembered is told no further
 MANIFEST = "manifest.json"
 _OWN = re.compile(r".+-[0-9a-f]{12}\.safetensors(\.part)?|manifest\.json\.part")  # what a save leaves beside it
 

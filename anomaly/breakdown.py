@@ -78,12 +78,14 @@ class Breakdown:
 class Asked:
     """Events that are asked about, behind the histories of their entities up to the last one asked about.
 
-    frame : N canonical events; sequences : the same, encoded; chosen : (N,) bool, those asked about.
+    frame : N canonical events; sequences : the same, encoded; chosen : (N,) bool, those asked about; lately : seconds
+    for which a value is news to its entity, see `Encoder`.
     """
 
     frame: pl.DataFrame
     sequences: Sequences
     chosen: Mask
+    lately: float
 
     @classmethod
     def of(cls, encoder: Encoder, frame: pl.DataFrame, rows: Sequence[int]) -> Asked:
@@ -94,7 +96,7 @@ class Asked:
         last = np.maximum.reduceat(np.where(chosen, index, 0), starts) if len(starts) else starts
         needed = index <= np.repeat(last, np.diff([*starts, len(frame)]))
         frame = frame.filter(pl.Series(needed, dtype=pl.Boolean))
-        return cls(frame, encoder.transform(frame), chosen[needed])
+        return cls(frame, encoder.transform(frame), chosen[needed], encoder.lately)
 
 
 def breakdown(

@@ -291,7 +291,7 @@ class _Search:
         chosen = np.zeros(len(self.frame), dtype=bool)
         chosen[at] = True
         index, prediction = self.judge.model.predictions(self.judge.encoder.transform(self.frame), chosen)
-        expected = expectations(prediction, self.frame, index)
+        expected = expectations(prediction, self.frame, index, self.judge.encoder.lately)
         told = {f.name: (f, one) for f, one in zip(prediction.fields.columns, expected, strict=True)}
         for number, event in enumerate(self.events):
             for name in (one.name for one in self.judge.schema.numeric):

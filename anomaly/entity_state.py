@@ -3,7 +3,7 @@
 An entity's state is one string of bytes. It is unpacked into a `Workbench`, an event's encoded columns are worked out
 there from what went before, and what is to be remembered is packed again: an event that is refused, or that breaks off,
 leaves the old string as it was. An event that is still in a window costs 12 bytes and 8 for each amount, one that waits
-out the quarantine 4 a number and 2 a code, a value that was met 8, or 16 while that is news.
+out the quarantine 4 a number and 2 a code, a value that was met 9, or 17 while that is news.
 `sequences.MOST_RECENT`, `MOST_WAITING` and `MOST_VALUES` bound them, however busy an entity is; the table counts by the
 same bounds.
 """
@@ -31,6 +31,7 @@ Keys = NDArray[np.uint64]
 # Places of `State.counts` and `State.marks`.
 EVENTS, TIMES, COUNTED, AMOUNTS, WAITING, DONE, FIRST_MET = 0, 1, 2, 3, 4, 5, 6
 FIRST_TIME, LAST_TIME, LATITUDE, LONGITUDE = 0, 1, 2, 3
+MOST_USES = 16  # of a value, at which all counts are halved: so many new ones overtake a usage of years
 
 
 _DOUBLE = struct.Struct("=d")
@@ -72,9 +73,11 @@ class State(NamedTuple):
     waiting_numbers, waiting_codes : ndarray, shape (waiting, F) and (waiting, C)
         Encoded columns of the events that are not in the memory yet; they are the last ones.
     met : ndarray of uint64, shape (categories, MOST_VALUES)
-        Keys of the values that it has met, in the order in which it did.
+        Keys of the values that it has met, the commonest of late first; those that are still news last, as they came.
     since : ndarray of int64, shape (categories, MOST_VALUES)
         Microseconds when it met the last of these: those that are still news.
+    uses : ndarray of uint8, shape (categories, MOST_VALUES)
+        How often it met each of these again since it was news no more; see `MOST_USES`.
     """
 
     counts: Int
@@ -89,6 +92,7 @@ class State(NamedTuple):
     waiting_codes: Codes
     met: Keys
     since: Int
+    uses: NDArray[np.uint8]
 
 
 class Rules(NamedTuple):
@@ -203,6 +207,7 @@ class Workbench:
             ("counted", np.float32, (MOST_RECENT,), (COUNTED,)),
             ("waiting_numbers", np.float32, (room, numbers), (WAITING,)),
             ("waiting_codes", np.uint16, (room, columns), (WAITING,)),
+            ("uses", np.uint8, (kinds, MOST_VALUES), of_met),
         ]
         self._raw = np.zeros(sum(math.prod(shape) * np.dtype(kind).itemsize for _, kind, shape, _ in plan), np.uint8)
         arrays: dict[str, NDArray[Any]] = {}
@@ -348,14 +353,30 @@ def sum_of_last(values: NDArray[Any], count: int) -> float:
 
 
 @part
-def meet(bench: Held, category: int, key: int, now: int, lately: int) -> tuple[bool, int]:
-    """Does it meet a value for the first time, which is remembered if there is room, or did so only lately.
+def _use(met: NDArray[Any], uses: NDArray[np.uint8], at: int, settled: int) -> None:
+    """Count one more use of the value at a place, and put it before those that are used no more often of late.
 
-    And how many other values it had met before that one.
+    The first `settled` values are counted. Places by the order of meeting would rise with an entity's age for ever.
     """
-    counts, kinds = bench.counts, len(bench.before)
-    number, news = counts[FIRST_MET + category], counts[FIRST_MET + kinds + category]
-    met, since = bench.met[category], bench.since[category]
+    uses[at] += 1
+    if uses[at] >= MOST_USES:
+        for other in range(settled):
+            uses[other] = (uses[other] + 1) // 2
+    while at and uses[at - 1] <= uses[at]:
+        met[at - 1], met[at] = met[at], met[at - 1]
+        uses[at - 1], uses[at] = uses[at], uses[at - 1]
+        at -= 1
+
+
+@part
+def _meet(
+    met: NDArray[Any], uses: NDArray[np.uint8], since: Int, number: int, news: int, key: Any, now: int, lately: int
+) -> tuple[int, int, bool, int]:
+    """Meet a value, which is remembered if there is room.
+
+    Returns how many values it has met now, how many of these are news, whether this one is new to it, or was so less
+    than `lately` ago, and its place among them before it was met; an unknown one has the place behind the last.
+    """
     old = 0  # what is news no more needs no time
     while old < news and now - since[old] >= lately:
         old += 1
@@ -363,14 +384,55 @@ def meet(bench: Held, category: int, key: int, now: int, lately: int) -> tuple[b
         for at in range(old, news):
             since[at - old] = since[at]
         news -= old
-        counts[FIRST_MET + kinds + category] = news
+    settled = number - news
     for at in range(number):
         if met[at] == key:
-            return at >= number - news, at
-    if number < len(met):
-        met[number], since[news] = key, now
-        counts[FIRST_MET + category], counts[FIRST_MET + kinds + category] = number + 1, news + 1
-    return True, number
+            if at < settled:
+                _use(met, uses, at, settled)
+            return number, news, at >= settled, at
+    if number == len(met):
+        return number, news, True, number
+    met[number], uses[number], since[news] = key, 0, now
+    return number + 1, news + 1, True, number
+
+
+@part
+def meet(bench: Held, category: int, key: int, now: int, lately: int) -> tuple[bool, int]:
+    """Meet a value: is it new, and which place has it; see `_meet`."""
+    counts, of_news = bench.counts, FIRST_MET + len(bench.before) + category
+    values = bench.met[category], bench.uses[category], bench.since[category]
+    number, news = counts[FIRST_MET + category], counts[of_news]
+    number, news, new, place = _meet(*values, number, news, key, now, lately)
+    counts[FIRST_MET + category], counts[of_news] = number, news
+    return new, place
+
+
+@compiled
+def meet_all(
+    code: Int,
+    offsets: Int,
+    micros: Int,
+    lately: int,
+    met: Int,
+    uses: NDArray[np.uint8],
+    since: Int,
+    new: NDArray[np.bool_],
+    place: NDArray[np.int32],
+) -> tuple[int, int]:
+    """Meet the values of whole histories; whether each is new, and its place, into `new` and `place`, (N,).
+
+    code : (N,), of the value, negative = there is none, which is not new and has place -1; offsets : (S + 1,), borders
+    of the entities; micros : (N,), times; met, uses, since : (most,), room for what is known of an entity, at the end
+    of the last one. Returns how many values that one has met, and how many of these were news at its last event.
+    """
+    number = news = 0
+    for sequence in range(len(offsets) - 1):
+        number = news = 0
+        for i in range(offsets[sequence], offsets[sequence + 1]):
+            new[i], place[i] = False, -1
+            if code[i] >= 0:
+                number, news, new[i], place[i] = _meet(met, uses, since, number, news, code[i], micros[i], lately)
+    return number, news
 
 
 @part

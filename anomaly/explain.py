@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from anomaly.breakdown import PAST, Asked, Breakdown
-from anomaly.features import FIRST_CODE, OWN_VALUES, POPULATION, Column, Encoder, raw_numbers
+from anomaly.features import FIRST_CODE, OWN_VALUES, POPULATION, Column, Encoder, known_values, raw_numbers
 from anomaly.models.base import SequenceModel
 from anomaly.models.heads import Prediction
 from anomaly.schema import Schema
@@ -86,7 +86,8 @@ def explain(model: SequenceModel, schema: Schema, asked: Asked, scores: pl.DataF
     wanted = pl.DataFrame({"row": row}).join(scores, on="row", how="left", maintain_order="left")
     shares = told.parts.filter(pl.col("detector") != PAST).group_by("row", "field").agg(pl.col("part", "share").sum())
     parts = []
-    for column, expected in zip(prediction.fields.columns, expectations(prediction, frame, index), strict=True):
+    expectation = expectations(prediction, frame, index, asked.lately)
+    for column, expected in zip(prediction.fields.columns, expectation, strict=True):
         mine = pl.DataFrame({"row": row}).join(
             shares.filter(pl.col("field") == column.raw_name), on="row", how="left", maintain_order="left"
         )
@@ -137,17 +138,19 @@ def expected_range(
     return pl.DataFrame({"row": asked.sequences.row[index], "low": told["low"], "high": told["high"]})
 
 
-def expectations(prediction: Prediction, frame: pl.DataFrame, index: NDArray[np.int64]) -> list[dict[str, Any]]:
+def expectations(
+    prediction: Prediction, frame: pl.DataFrame, index: NDArray[np.int64], lately: float
+) -> list[dict[str, Any]]:
     """What was expected of each of the K fields, for n events: low, median and high (n,), or the n likeliest values.
 
-    The events are those at `index` (n,) in the `frame` that was judged.
+    The events are those at `index` (n,) in the `frame` that was judged; `lately` is that of its encoder.
     """
     with torch.inference_mode():
         probabilities = [probability.numpy() for probability in prediction.probabilities()]
     categories = zip(prediction.fields.categories, probabilities, strict=True)
     return [
         *expected_numbers(prediction),
-        *({"likely": _likely(field.column, probability, frame, index)} for field, probability in categories),
+        *({"likely": _likely(field.column, probability, frame, index, lately)} for field, probability in categories),
     ]
 
 
@@ -177,13 +180,13 @@ def _about(column: Column, schema: Schema, scores: pl.DataFrame) -> pl.Series:
 
 
 def _likely(
-    column: Column, probability: NDArray[np.float32], frame: pl.DataFrame, index: NDArray[np.int64]
+    column: Column, probability: NDArray[np.float32], frame: pl.DataFrame, index: NDArray[np.int64], lately: float
 ) -> list[list[str]]:
     known = probability[:, FIRST_CODE:]
     best = np.argsort(-known, axis=1)[:, :3]
     names: Sequence[Mapping[int, str]]
     if column.own:
-        names = _own_values(column.name, frame, index)
+        names = _own_values(column.name, frame, index, lately)
     else:
         of_all = [f"{name}:00" for name in column.vocabulary] if column.kind == "clock" else column.vocabulary
         names = [dict(enumerate(of_all))] * len(known)
@@ -193,22 +196,17 @@ def _likely(
     ]
 
 
-def _own_values(name: str, frame: pl.DataFrame, index: NDArray[np.int64]) -> list[dict[int, str]]:
-    """The values of a field that the entity of each chosen event had met before it, by their place; see `Column.own`.
+def _own_values(name: str, frame: pl.DataFrame, index: NDArray[np.int64], lately: float) -> list[dict[int, str]]:
+    """The values of a field that the entity of each chosen event knew before it, by their place; see `Column.own`.
 
     The last place is no value's own.
     """
-    value = f"c:{name}"
-    met = (
-        frame.select("entity", value).with_row_index("at").drop_nulls(value)
-        .unique(["entity", value], keep="first").sort("at")
-        .group_by("entity").agg(value, "at")
-    )  # fmt: skip
-    values = {entity: list(enumerate(zip(*rest, strict=True))) for entity, *rest in met.iter_rows()}
-    return [
-        {place: text for place, (text, first) in values.get(entity, [])[: OWN_VALUES - 1] if first < at}
-        for entity, at in zip(frame["entity"].gather(index), index.tolist(), strict=True)
-    ]
+    entity, time, values = frame["entity"].rle_id().to_numpy(), frame["time"].to_numpy(), frame[f"c:{name}"]
+    found = []
+    for first, at in zip(np.searchsorted(entity, entity[index]).tolist(), index.tolist(), strict=True):
+        known = known_values(values[first:at], time[first:at], lately)
+        found.append(dict(enumerate(known[: OWN_VALUES - 1])))
+    return found
 
 
 def _observed(

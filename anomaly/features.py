@@ -14,7 +14,7 @@ events of its entity make of them. Scales and vocabularies are learned on a mask
 | ``place:distance``, ``place:speed`` | km from the entity's previous place (great circle), and km/h | distance, speed |
 | ``circle:hour_sin`` ... ``circle:weekday_cos`` | local time of day and of week as circles | circle |
 | a categorical field | code in a vocabulary of the commonest values; or, where few entities share a value or most are \
-rare (a device, a payee), its place among the entity's own values, in the order in which it met them | category |
+rare (a device, a payee), its place among the entity's own values, the commonest of late first | category |
 | ``clock:hour`` | local hour as a code | clock |
 | ``first:<field>`` | does the entity meet this value for the first time, or did so only lately; it knows 300 | flag |
 | ``changed:<field>`` | does the value differ from that of the entity's previous event | flag |
@@ -30,8 +30,9 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from anomaly.entity_state import meet_all
 from anomaly.errors import NotFittedError, ParameterError, SchemaError
-from anomaly.loops import number_values, sum_windows
+from anomaly.loops import sum_windows
 from anomaly.schema import Schema
 from anomaly.sequences import (
     MOST_RECENT,
@@ -75,7 +76,7 @@ NO, YES = FIRST_CODE, FIRST_CODE + 1
 # Chosen on simulated frauds (recall at 50 alerts a day): 1, 0.5, 0.3, 0.2 and 0.1 were tried.
 OTHER_WEIGHT = 0.3
 NEW_WEIGHT = 0.7
-OWN_VALUES = 16  # an entity's first values have a code each, the last of them for all that it met later
+OWN_VALUES = 16  # an entity's commonest values have a code each, the last of them for all the others
 LEAST_COVERED = 0.9  # share of the events that a vocabulary must know
 LEAST_SHARED = 0.1  # share of the entities that take a value, mean over the events, from which on it says something
 
@@ -109,8 +110,8 @@ class Column:
     vocabulary : tuple of str
         Values with a code of their own; the first has code 2.
     own : bool
-        The vocabulary is of places among the entity's own values, "1" for the value that it met first, and what is new
-        to it is unseen.
+        The vocabulary is of places among the entity's own values, "1" for the one that was the commonest of late, and
+        what is new to it is unseen.
     """
 
     name: str
@@ -361,12 +362,31 @@ def met_values(
 ) -> tuple[NDArray[np.bool_], NDArray[np.int32]]:
     """Did each event's entity meet its value for the first time, or less than `lately` microseconds ago; (N,).
 
-    And how many other values it had met before that one, (N,); -1 for a missing value (a negative code), which is
-    none. Of an entity that met `MOST_VALUES`, any other one is always new, and in the last place.
+    And the value's place among those that it had met before, (N,), the commonest of late first; -1 for a missing value
+    (a negative code), which is none. Of an entity that met `MOST_VALUES`, any other one is always new, and in the last
+    place.
     """
     new, place = np.empty(len(code), dtype=bool), np.empty(len(code), dtype=np.int32)
-    number_values(code, offsets, micros, lately, MOST_VALUES, new, place)
+    meet_all(code, offsets, micros, lately, *_room(), new, place)
     return new, place
+
+
+def known_values(values: pl.Series, time: Float, lately: float) -> list[str]:
+    """The values of a category that an entity has met, by their place; those that are still news stand last.
+
+    `values` and `time` (seconds) are of its events so far, (n,) each; `lately` as in `Encoder`.
+    """
+    code, _ = _numbered(values, ())
+    new, place = np.empty(len(code), dtype=bool), np.empty(len(code), dtype=np.int32)
+    met, uses, since = _room()
+    ends, span = np.array([0, len(code)]), round(lately * 1e6)
+    number, _ = meet_all(code, ends, microseconds(time), span, met, uses, since, new, place)
+    texts = dict(zip(code.tolist(), values, strict=True))
+    return [texts[one] for one in met[:number].tolist()]
+
+
+def _room() -> tuple[NDArray[np.int64], NDArray[np.uint8], NDArray[np.int64]]:
+    return np.empty(MOST_VALUES, np.int64), np.empty(MOST_VALUES, np.uint8), np.empty(MOST_VALUES, np.int64)
 
 
 def refuse_names(schema: Schema) -> None:

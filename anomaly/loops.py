@@ -221,41 +221,6 @@ def sum_recent(total, back, sums, number):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def number_values(code, offsets, micros, lately, most, new, place):  # type: ignore[no-untyped-def]
-    """What each event's value is to its entity, into `new` and `place`; all (N,).
-
-    new : does it meet the value for the first time, or has it done so less than `lately` ago; place : how many other
-    values it met before this one, `most` if it knew as many and this one was not among them, -1 where there is none.
-
-    code : of the value, negative = there is none, and is not new; offsets : (S + 1,), borders of the entities; micros :
-    times. Of an entity that met `most` values, any other one is always new: so no more need be remembered.
-    """
-    slots = np.int64(2)
-    while slots < 2 * most:
-        slots *= 2
-    owner, known, since = np.full(slots, -1, np.int64), np.empty(slots, np.int64), np.empty(slots, np.int64)
-    order = np.empty(slots, np.int64)
-    for sequence in range(len(offsets) - 1):
-        met = 0
-        for i in range(offsets[sequence], offsets[sequence + 1]):
-            one, new[i], place[i] = np.int64(code[i]), code[i] >= 0, -1
-            if one < 0:
-                continue
-            slot = (one * np.int64(0x9E3779B1) >> np.int64(16)) & (slots - 1)
-            while owner[slot] == sequence and known[slot] != one:
-                slot = (slot + 1) & (slots - 1)
-            if owner[slot] == sequence:
-                new[i] = micros[i] - since[slot] < lately
-                place[i] = order[slot]
-            elif met < most:
-                owner[slot], known[slot], since[slot], order[slot] = sequence, one, micros[i], met
-                place[i] = met
-                met += 1
-            else:
-                place[i] = most
-
-
-@compiled
 def sum_windows(values, first, out):  # type: ignore[no-untyped-def]
     """See `anomaly.features.window_sums`; all (N,). A stretch at a time, so that it stays in the processor's cache."""
     start = 0

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from anomaly.breakdown import before
 from anomaly.evidence import UNUSUAL, loud
-from anomaly.features import WINDOWS, Encoder
+from anomaly.features import FIRST_CODE, OWN_VALUES, WINDOWS, Encoder, known_values
 from anomaly.scorer import Errors, Scorer
 from anomaly.sequences import MOST_RECENT, MOST_WAITING, Sequences, microseconds
 
@@ -69,6 +69,18 @@ class Rescorer:
         self._total = np.concatenate([[0.0], np.cumsum(loud(self._fresh))])
         self._room = self._rooms(longest)
         self._short = _needed(self.frame, self._start, self.last, categorical)
+        self._places = {
+            at: [self._places_of(column.name, history) for history in range(len(lengths))]
+            for at, column in enumerate(encoder.category)
+            if column.own
+        }
+
+    def _places_of(self, name: str, history: int) -> dict[str, int]:
+        """The places of a category's values before the last event of a history; see `Column.own`."""
+        past = slice(self._start[history], self.last[history])
+        values = self.frame[f"c:{name}"][past]
+        known = known_values(values, self.frame["time"][past].to_numpy(), self._encoder.lately)
+        return {value: min(place, OWN_VALUES - 1) for place, value in enumerate(known)}
 
     def _rooms(self, longest: float) -> Int:
         """How many versions each history may have behind it in one sequence, (H,), before it forgets for them."""
@@ -130,10 +142,19 @@ class Rescorer:
             last = np.cumsum(lengths[start:stop]) - 1
             frame = _edited(_named(self.frame[index], lengths[start:stop]), last, edits[start:stop])
             encoded = self._encoder.transform(frame)
-            parts.append((encoded.numeric[last], encoded.category[last], encoded.time[last]))
+            codes = encoded.category[last]
+            self._correct(codes, which[start:stop], frame[last])
+            parts.append((encoded.numeric[last], codes, encoded.time[last]))
             start = stop
         numeric, category, time = (np.concatenate(values) for values in zip(*parts, strict=True))
         return numeric, category, time
+
+    def _correct(self, codes: NDArray[np.int32], which: Int, versions: pl.DataFrame) -> None:
+        """Put the entity's own values in the places that they have behind the whole history; codes (m, C)."""
+        for at, places in self._places.items():
+            values = versions[f"c:{self._encoder.category[at].name}"].to_list()
+            for version in np.flatnonzero(codes[:, at] >= FIRST_CODE).tolist():
+                codes[version, at] = FIRST_CODE + places[which[version]][values[version]]
 
     def _grouped(self, which: Int, time: Float) -> tuple[Int, Int, Int]:
         """Where each version's history ends; the versions by group and time; and the group of each.
@@ -194,7 +215,8 @@ def _named(frame: pl.DataFrame, lengths: Int) -> pl.DataFrame:
 def _needed(frame: pl.DataFrame, start: Int, last: Int, categorical: Sequence[str]) -> list[Int]:
     """Of each history, the positions that the derived columns of its last event look at, and the event itself.
 
-    Those in the longest window, the previous event, and the first of each value.
+    Those in the longest window, the previous event, and the first of each value. What places an entity's own values
+    have, they do not tell.
     """
     keep = np.zeros(len(frame), dtype=bool)
     for name in categorical:

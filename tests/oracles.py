@@ -97,6 +97,39 @@ def category_words(
     return words
 
 
+def places(history: Sequence[tuple[T | None, int]], lately: int, most: int) -> list[tuple[bool, int]]:
+    """Is each value (None = missing) new to its entity, and its place, -1 = none; for values and times.
+
+    What was met less than `lately` ago is new, and stands behind all others. Of these, what is used goes before those
+    that were used no more often; sixteen uses halve all counts. No more than `most` values are known.
+    """
+    found: list[tuple[bool, int]] = []
+    settled: list[T] = []
+    uses: dict[T, int] = {}
+    since: dict[T, int] = {}
+    for value, now in history:
+        if value is None:
+            found.append((False, -1))
+            continue
+        for one in [one for one, met in since.items() if now - met >= lately]:
+            settled.append(one)
+            uses[one] = 0
+            del since[one]
+        known = [*settled, *since]
+        place = known.index(value) if value in known else len(known)
+        found.append((value not in settled, place))
+        if value in settled:
+            uses[value] += 1
+            if uses[value] == 16:
+                uses = {one: (number + 1) // 2 for one, number in uses.items()}
+            settled.remove(value)
+            ahead = [at for at, one in enumerate(settled[:place]) if uses[one] > uses[value]]
+            settled.insert(max(ahead, default=-1) + 1, value)
+        elif value not in known and len(known) < most:
+            since[value] = now
+    return found
+
+
 def code(word: str | None, vocabulary: Sequence[str]) -> int:
     """Code of a word: 0 = unseen, 1 = missing, then the vocabulary in order."""
     if word is None:
@@ -230,11 +263,11 @@ def _first(event: Event, name: str, lately: float) -> str | None:
 
 
 def _place(event: Event, name: str, lately: float) -> str | None:
-    new = _first(event, name, lately)
-    if new != "no":
-        return new and "new"
-    met = list(dict.fromkeys(one.categories[name] for one in event.past if one.categories[name] is not None))
-    return str(min(met.index(event.categories[name]) + 1, 16))
+    history = [(one.categories[name], _micros(one.time)) for one in (*event.past, event)]
+    new, place = places(history, round(lately * 1e6), 300)[-1]
+    if place < 0:
+        return None
+    return "new" if new else str(min(place + 1, 16))
 
 
 def _changed(event: Event, name: str) -> str | None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
+import oracles
 import pytest
 from conftest import called
 from hypothesis import given
@@ -16,11 +18,13 @@ from anomaly.entity_state import (
     AMOUNTS,
     COUNTED,
     FIRST_MET,
+    MOST_USES,
     TIMES,
     Rules,
     Workbench,
     kilometres,
     last_time,
+    meet_all,
     pack_states,
     sum_of_last,
     unpack_states,
@@ -159,6 +163,37 @@ def test_a_value_is_news_for_a_while_and_then_costs_half() -> None:
     assert walk.kept(FIRST_MET + 2) == 2  # those of the last minute
     walk.push(1061, keys=(KEYS[2], 0))
     assert walk.bench.live.codes[3] == 3
+
+
+@given(
+    st.lists(
+        st.lists(st.tuples(st.integers(-1, 5), st.integers(0, 5)), min_size=1, max_size=80), min_size=1, max_size=4
+    ),
+    st.sampled_from([0, 3, 12]),
+    st.sampled_from([1, 2, 4, 300]),
+)
+def test_values_have_places_by_how_often_they_were_met_of_late(
+    histories: list[list[tuple[int, int]]], lately: int, most: int
+) -> None:
+    micros = np.concatenate([np.cumsum([gap for _, gap in history]) for history in histories])
+    offsets = np.cumsum([0, *map(len, histories)])
+    code = np.array([value for history in histories for value, _ in history])
+    new, place = np.empty(len(code), dtype=bool), np.empty(len(code), dtype=np.int32)
+    room = np.empty(most, np.int64), np.empty(most, np.uint8), np.empty(most, np.int64)
+    meet_all(code, offsets, micros, lately, *room, new, place)
+    values = [None if value < 0 else value for value in code.tolist()]
+    for begin, end in pairwise(offsets.tolist()):
+        told = oracles.places(list(zip(values, micros.tolist(), strict=True))[begin:end], lately, most)
+        assert list(zip(new.tolist(), place.tolist(), strict=True))[begin:end] == told
+
+
+def test_what_replaces_a_usage_of_years_soon_has_its_place() -> None:
+    code = np.array([0] * 5_000 + [1] * 3 * MOST_USES)
+    new, place = np.empty(len(code), dtype=bool), np.empty(len(code), dtype=np.int32)
+    room = np.empty(9, np.int64), np.empty(9, np.uint8), np.empty(9, np.int64)
+    meet_all(code, np.array([0, len(code)]), np.arange(len(code)), 1, *room, new, place)
+    assert np.flatnonzero(place).tolist() == list(range(5_000, 5_000 + int(place.sum())))
+    assert MOST_USES // 2 <= place.sum() <= 2 * MOST_USES
 
 
 def test_keys_of_values_are_the_same_in_every_process() -> None:

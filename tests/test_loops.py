@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from anomaly.compiling import compiled
-from anomaly.loops import STRETCH, multiply_tail, number_values, rank_all, sum_windows, tabulate_tail
+from anomaly.loops import STRETCH, multiply_tail, rank_all, sum_windows, tabulate_tail
 
 Float = NDArray[np.float64]
 
@@ -78,36 +78,6 @@ def test_windows_are_summed_over_the_borders_of_stretches(longest: int) -> None:
     sum_windows(values, first, found)
     total = np.concatenate([[0.0], np.cumsum(values)])
     np.testing.assert_array_equal(found, total[1:] - total[first])
-
-
-@given(
-    st.lists(
-        st.lists(st.tuples(st.integers(-1, 9), st.integers(0, 5)), min_size=1, max_size=30), min_size=1, max_size=4
-    ),
-    st.sampled_from([0, 3, 12]),
-    st.sampled_from([1, 2, 4, 300]),
-)
-def test_values_are_new_at_first_and_for_a_while(
-    histories: list[list[tuple[int, int]]], lately: int, most: int
-) -> None:
-    expected, places = [], []
-    for history in histories:
-        met: dict[int, int] = {}
-        time = 0
-        for value, gap in history:
-            time += gap
-            new = value >= 0 and (value not in met or time - met[value] < lately)
-            expected.append(new)
-            places.append(-1 if value < 0 else list(met).index(value) if value in met else len(met))
-            if value >= 0 and len(met) < most:
-                met.setdefault(value, time)
-    offsets = np.cumsum([0, *map(len, histories)])
-    code = np.array([value for history in histories for value, _ in history])
-    micros = np.concatenate([np.cumsum([gap for _, gap in history]) for history in histories])
-    fresh, place = np.empty(len(code), dtype=bool), np.empty(len(code), dtype=np.int32)
-    number_values(np.where(code < 0, -1, code * 2**14), offsets, micros, lately, most, fresh, place)  # all in one slot
-    assert fresh.tolist() == expected
-    assert place.tolist() == places
 
 
 def test_nothing_is_said_of_nothing() -> None:

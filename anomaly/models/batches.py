@@ -121,11 +121,13 @@ def memory_statistics(sequences: Sequences, memory: Int, averaged: Sequence[int]
 
 
 CLIP = 8.0
+ENOUGH = 20  # remembered events, beyond which their number is not told: what a model learned of entities two months old
+# it would carry on for those two years old, to which nothing like them has been shown
 
 
-def remembered_number(count: NDArray[np.int64] | int) -> NDArray[np.float64]:
-    """How many events are remembered, on a scale of about -1.5 to 2.5: none to a thousand or so."""
-    return np.asarray((np.log1p(count) - 3.0) / 2.0)
+def remembered_number(count: NDArray[np.int64]) -> NDArray[np.float64]:
+    """How many events are remembered, up to `ENOUGH`, on a scale of -1.5 to 0."""
+    return np.asarray((np.log1p(np.minimum(count, ENOUGH)) - 3.0) / 2.0)
 
 
 @dataclass(frozen=True)

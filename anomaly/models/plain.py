@@ -19,7 +19,7 @@ from anomaly.errors import ParameterError
 from anomaly.features import MISSING, Column
 from anomaly.models.autoencoder import AutoencoderNetwork
 from anomaly.models.base import averaged, statistics_width
-from anomaly.models.batches import CLIP
+from anomaly.models.batches import CLIP, ENOUGH
 from anomaly.models.cells import EventEmbedding
 from anomaly.models.forecaster import ForecasterNetwork
 from anomaly.models.heads import RESOLUTION
@@ -157,6 +157,7 @@ class _Written:
             missing=MISSING,
             components=COMPONENTS,
             clip=CLIP,
+            enough=ENOUGH,
             resolution=RESOLUTION,
             smallest_scale=SMALLEST_SCALE,
             largest_logit=LARGEST_LOGIT,

@@ -76,6 +76,7 @@ class Layout(NamedTuple):
     missing: int
     components: int
     clip: float
+    enough: int
     resolution: float
     smallest_scale: float
     largest_logit: float
@@ -223,7 +224,7 @@ def _average_so_far(held: Held, remembered: int) -> None:
     """What the heads see of the averages, (Q,), goes to its place; twin of `batches.memory_statistics`."""
     sums, wide = held.sums, len(held.averaged)
     told = held.work[held.at_statistics :]
-    told[0] = (math.log1p(remembered) - 3.0) / 2.0
+    told[0] = (math.log1p(min(remembered, held.enough)) - 3.0) / 2.0
     for at in range(wide):
         count = sums[at] + 1.0
         mean = sums[wide + at] / count
