@@ -40,12 +40,12 @@ class LstmStep(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, by_output: Tensor, by_new: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Derivatives by the gates and the cell; by the new cell there is none where no step follows."""
+        """Derivatives by the gates, in their place, and the cell; by the new cell there is none where no step follows."""
         gates, cell, new = ctx.saved_tensors
-        by_gates, by_cell = torch.empty_like(gates), torch.empty_like(cell)
+        by_cell = torch.empty_like(cell)
         by = by_output.contiguous().numpy(), (new[:0] if by_new is None else by_new.contiguous()).numpy()
-        kernels.lstm_step_back(*(one.numpy() for one in ctx.saved_tensors), *by, by_gates.numpy(), by_cell.numpy())
-        return by_gates, by_cell
+        kernels.lstm_step_back(*(one.numpy() for one in ctx.saved_tensors), *by, by_cell.numpy())
+        return gates, by_cell
 
 
 def lstm_step(gates: Tensor, cell: Tensor | None) -> tuple[Tensor, Tensor]:

@@ -524,77 +524,56 @@ def lstm_step(gates, cell, out, new):  # type: ignore[no-untyped-def]
     widely()
     hidden = out.shape[1]
     last = gates.shape[1] - hidden
-    full = np.empty(hidden, F32)
     for i in range(len(gates)):
-        kept, said, leave = new[i], out[i], gates[i, last:]
-        enter, fresh = gates[i, :hidden], gates[i, last - hidden : last]
-        _activate(enter, False)
-        _activate(fresh, True)
-        _activate(leave, False)
+        row, kept, said = gates[i], new[i], out[i]
+        enter, fresh, leave = row[:hidden], row[last - hidden : last], row[last:]
+        for j in range(hidden):
+            enter[j] = _sigmoid(enter[j])
+        for j in range(hidden):
+            fresh[j] = _tanh(fresh[j])
+        for j in range(hidden):
+            leave[j] = _sigmoid(leave[j])
         for j in range(hidden):
             kept[j] = enter[j] * fresh[j]
         if len(cell):
-            old, keep = cell[i], gates[i, hidden : 2 * hidden]
-            _activate(keep, False)
+            old, keep = cell[i], row[hidden : 2 * hidden]
+            for j in range(hidden):
+                keep[j] = _sigmoid(keep[j])
             for j in range(hidden):
                 kept[j] += keep[j] * old[j]
         for j in range(hidden):
-            full[j] = _tanh(kept[j])
-        for j in range(hidden):
-            said[j] = leave[j] * full[j]
+            said[j] = leave[j] * _tanh(kept[j])
 
 
 @compiled
-def lstm_step_back(gates, cell, new, by_out, by_new, by_gates, by_cell):  # type: ignore[no-untyped-def]
-    """Derivatives of `lstm_step` by the gates, activated as it has left them, and by the cell if there is one.
+def lstm_step_back(gates, cell, new, by_out, by_new, by_cell):  # type: ignore[no-untyped-def]
+    """Derivatives of `lstm_step` by the gates, in the place of those, which are as it has left them, and by the cell.
 
-    by_new (n, H): by the new cell; empty (0, H) = there is none.
+    by_new (n, H): by the new cell; empty (0, H) = there is none. Each loop has one name for what it overwrites, or it
+    would not be vectorised.
     """
     widely()
     hidden = new.shape[1]
     last = gates.shape[1] - hidden
     by_kept = np.empty(hidden, F32)
     for i in range(len(gates)):
-        enter, fresh = gates[i, :hidden], gates[i, last - hidden : last]
-        _lstm_out_back(new[i], gates[i, last:], by_out[i], by_kept, by_gates[i, last:])
+        row, kept, by = gates[i], new[i], by_out[i]
+        enter, fresh, leave = row[:hidden], row[last - hidden : last], row[last:]
+        for j in range(hidden):
+            full, out = _tanh(kept[j]), leave[j]
+            by_kept[j] = by[j] * out * (_ONE - full * full)
+            leave[j] = by[j] * full * out * (_ONE - out)
         if len(by_new):
             beside = by_new[i]
             for j in range(hidden):
                 by_kept[j] += beside[j]
-        _sigmoid_back(by_kept, fresh, enter, by_gates[i, :hidden])
-        found = by_gates[i, last - hidden : last]
         for j in range(hidden):
-            found[j] = by_kept[j] * enter[j] * (_ONE - fresh[j] * fresh[j])
+            one, other = enter[j], fresh[j]
+            enter[j] = by_kept[j] * other * one * (_ONE - one)
+            fresh[j] = by_kept[j] * one * (_ONE - other * other)
         if len(cell):
-            keep, by_old = gates[i, hidden : 2 * hidden], by_cell[i]
-            _sigmoid_back(by_kept, cell[i], keep, by_gates[i, hidden : 2 * hidden])
+            keep, old, by_old = row[hidden : 2 * hidden], cell[i], by_cell[i]
             for j in range(hidden):
-                by_old[j] = by_kept[j] * keep[j]
-
-
-@compiled
-def _activate(x, both):  # type: ignore[no-untyped-def]
-    """Sigmoid of (H,) in its place, or hyperbolic tangent where the result may have `both` signs."""
-    widely()
-    for j in range(len(x)):
-        x[j] = _tanh(x[j]) if both else _sigmoid(x[j])
-
-
-@compiled
-def _lstm_out_back(kept, leave, by, by_kept, by_leave):  # type: ignore[no-untyped-def]
-    """Derivatives by the cell and the last gate of leave * tanh(kept)."""
-    widely()
-    for j in range(len(kept)):
-        by_kept[j] = _tanh(kept[j])
-    for j in range(len(kept)):
-        by_leave[j] = by[j] * by_kept[j] * leave[j] * (_ONE - leave[j])
-    for j in range(len(kept)):
-        by_kept[j] = by[j] * leave[j] * (_ONE - by_kept[j] * by_kept[j])
-
-
-@compiled
-def _sigmoid_back(by, factor, gate, found):  # type: ignore[no-untyped-def]
-    """Derivative of factor * gate by what the gate, a sigmoid, was given."""
-    widely()
-    for j in range(len(found)):
-        found[j] = by[j] * factor[j] * gate[j] * (_ONE - gate[j])
+                still = keep[j]
+                by_old[j] = by_kept[j] * still
+                keep[j] = by_kept[j] * old[j] * still * (_ONE - still)
