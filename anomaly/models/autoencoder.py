@@ -40,7 +40,7 @@ class LstmStep(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, by_output: Tensor, by_new: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Derivatives by the gates, in their place, and the cell; by the new cell there is none where no step follows."""
+        """Derivatives by the gates, in their place, and the cell; by the new cell is none where no step follows."""
         gates, cell, new = ctx.saved_tensors
         by_cell = torch.empty_like(cell)
         by = by_output.contiguous().numpy(), (new[:0] if by_new is None else by_new.contiguous()).numpy()
