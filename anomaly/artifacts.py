@@ -96,7 +96,8 @@ def read_manifest(folder: Path | str) -> dict[str, Any]:
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         found = manifest.get("format") if isinstance(manifest, dict) else None
         raise ArtifactError(
-            f"load: {path / MANIFEST} has format {found!r}, this version reads format {FORMAT}; fit again"
+            f"load: {path / MANIFEST} has format {found!r}, this version reads format {FORMAT}; fit again "
+            "(and push the past events into a new stream)"
         )
     return manifest
 

@@ -199,12 +199,12 @@ def _likely(
 def _own_values(name: str, frame: pl.DataFrame, index: NDArray[np.int64], lately: float) -> list[dict[int, str]]:
     """The values of a field that the entity of each chosen event knew before it, by their place; see `Column.own`.
 
-    The last place is no value's own.
+    The last place is no value's own, and what is still news has none.
     """
     entity, time, values = frame["entity"].rle_id().to_numpy(), frame["time"].to_numpy(), frame[f"c:{name}"]
     found = []
     for first, at in zip(np.searchsorted(entity, entity[index]).tolist(), index.tolist(), strict=True):
-        known = known_values(values[first:at], time[first:at], lately)
+        known = known_values(values[first:at], time[first:at], lately, time[at])
         found.append(dict(enumerate(known[: OWN_VALUES - 1])))
     return found
 

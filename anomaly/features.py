@@ -22,6 +22,7 @@ rare (a device, a payee), its place among the entity's own values, the commonest
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
@@ -371,16 +372,18 @@ def met_values(
     return new, place
 
 
-def known_values(values: pl.Series, time: Float, lately: float) -> list[str]:
-    """The values of a category that an entity has met, by their place; those that are still news stand last.
+def known_values(values: pl.Series, time: Float, lately: float, now: float = math.inf) -> list[str]:
+    """The values of a category that an entity has met, by their place; those that are still news `now` are left out.
 
-    `values` and `time` (seconds) are of its events so far, (n,) each; `lately` as in `Encoder`.
+    `values` and `time` are of its events so far, (n,) each; times in seconds, `lately` as in `Encoder`.
     """
     code, _ = _numbered(values, ())
     new, place = np.empty(len(code), dtype=bool), np.empty(len(code), dtype=np.int32)
     met, uses, since = _room()
     ends, span = np.array([0, len(code)]), round(lately * 1e6)
-    number, _ = meet_all(code, ends, microseconds(time), span, met, uses, since, new, place)
+    number, news = meet_all(code, ends, microseconds(time), span, met, uses, since, new, place)
+    if now < math.inf:
+        number -= int((round(now * 1e6) - since[:news] < span).sum())
     texts = dict(zip(code.tolist(), values, strict=True))
     return [texts[one] for one in met[:number].tolist()]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import timedelta
 
 import numpy as np
 import oracles
@@ -125,7 +126,8 @@ def test_likely_values_are_known_and_the_likeliest_come_first(
         column = columns[field]
         if column.own:  # what this customer had before
             now = payments.row(row, named=True)
-            past = payments.filter(pl.col("customer_id") == now["customer_id"], pl.col("time") < now["time"])
+            settled = now["time"] - timedelta(seconds=detector.quarantine_)  # what was met later is news
+            past = payments.filter(pl.col("customer_id") == now["customer_id"], pl.col("time") <= settled)
             assert set(likely) <= set(past[field])
             of_its_own += len(likely)
             usual += [likely[0] == now[field]] if likely and field == "device_id" else []

@@ -242,3 +242,7 @@ def test_a_step_of_an_lstm_is_that_of_the_textbook(carried: bool) -> None:
     leaves = [gates] if cell is None else [gates, cell]
     same_derivatives(list(lstm_step(1 * gates, cell)), right, leaves)
     same_derivatives([lstm_step(1 * gates, cell)[0]], right[:1], leaves)
+    output = lstm_step(1 * gates, cell)[0].sum()
+    torch.autograd.grad(output, leaves, retain_graph=True)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        torch.autograd.grad(output, leaves)

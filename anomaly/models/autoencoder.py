@@ -45,6 +45,7 @@ class LstmStep(torch.autograd.Function):
         by_cell = torch.empty_like(cell)
         by = by_output.contiguous().numpy(), (new[:0] if by_new is None else by_new.contiguous()).numpy()
         kernels.lstm_step_back(*(one.numpy() for one in ctx.saved_tensors), *by, by_cell.numpy())
+        torch.autograd.graph.increment_version(gates)  # who goes back a second time is told
         return gates, by_cell
 
 

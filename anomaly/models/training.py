@@ -285,7 +285,8 @@ class Trainer:
     def _fingerprint(self) -> str:
         history = self.sequences
         data = hashlib.sha256()
-        for array in (history.offsets, history.time, history.numeric, history.category, self.table.memory):
+        told = self.table.memory, self.table.statistics.cpu().numpy()
+        for array in (history.offsets, history.time, history.numeric, history.category, *told):
             data.update(np.ascontiguousarray(array).data)
         for mask in (self.train, self.valid):
             data.update(np.packbits(mask).data)
