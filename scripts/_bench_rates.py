@@ -34,7 +34,7 @@ DRIFT = 1.1  # factor of the scored amounts
 ENDS = (0.005, 0.995)  # of an interval that holds 99 %
 MONTH = 30 * 86_400.0
 WINDOW = 2 * MONTH  # longer ones lag behind customers whose habits move, shorter ones know less of rare events
-ONCE = "once"  # in the names of what was calibrated at the fit alone; the others are calibrated anew each month
+MONTHLY = "monthly"  # in the names of what is calibrated anew each month; the others are calibrated at the fit alone
 
 
 def pieces(sizes: Sizes) -> list[Piece]:
@@ -55,7 +55,7 @@ def rates(sizes: Sizes, seed: int) -> Found:
     counts: dict[str, dict[str, int]] = {}
     for table, member in ((events, groups(events, later)), (drifted, {"drift": later})):
         once, monthly = p_values(detector, table, world.since)
-        for way, p in ((f"{ONCE}.", once), ("", monthly)):
+        for way, p in (("", once), (f"{MONTHLY}.", monthly)):
             counts |= {f"{way}{group}": _counted(p[mask]) for group, mask in member.items()}
     return {"counts": counts, "history": int((~later).sum()), "held_out": detector.fitted_["held_out"]}
 
@@ -132,7 +132,7 @@ def figures(done: Done, sizes: Sizes) -> dict[str, float]:  # noqa: ARG001 - eve
         f"{SECTION}.held_out": held,
         f"{SECTION}.fits": len(fits),
     }
-    for group in (*GROUPS, *(f"{ONCE}.{group}" for group in GROUPS)):
+    for group in (*GROUPS, *(f"{MONTHLY}.{group}" for group in GROUPS)):
         name, n = figure_name(group), sum(found["counts"][group]["events"] for found in fits)
         result[f"{name}.events"] = n
         for level in LEVELS if n else ():
@@ -150,8 +150,8 @@ def figures(done: Done, sizes: Sizes) -> dict[str, float]:  # noqa: ARG001 - eve
 def figure_name(group: str) -> str:
     """How the figures of a group begin.
 
-    >>> [figure_name(group) for group in ("all", "quiet", "once.all", "once.quiet")]
-    ['rates', 'rates.quiet', 'rates.once', 'rates.once.quiet']
+    >>> [figure_name(group) for group in ("all", "quiet", "monthly.all", "monthly.quiet")]
+    ['rates', 'rates.quiet', 'rates.monthly', 'rates.monthly.quiet']
     """
     return f"{SECTION}.{group}".removesuffix(".all")
 

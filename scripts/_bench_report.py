@@ -27,7 +27,7 @@ DRAWN = ("ratio", "robust_z", "isolation_forest", "plain_forecaster", "ours")
 COLOURS = dict(zip(DRAWN, RULES + MODELS, strict=True)) | {"without_robust_weights": MODELS[-1]}
 MARKS = {"plain_forecaster": "s", "ours": "o", "isolation_forest": "^"}
 NONE = "–"
-WAYS = {"": "monthly", f"{_bench_rates.ONCE}.": "once"}
+WAYS = {"": "once", f"{_bench_rates.MONTHLY}.": "monthly"}
 PUBLISHED_WEEK = {
     "autoencoder (published)": (0.836, 0.180, 0.217),
     "isolation forest (published)": (0.808, 0.164, 0.190),
@@ -459,10 +459,10 @@ whole runs: the history holds each share, and the scored events, 1 % of them fra
 precision; `without_robust_weights` is `ours` when the strangest runs of the history train it too:"""
 RATES = """Simulated payments without any fraud: {fits:.0f} fits of {sizes.rates_customers} customers each, learned from
 {history:,.0f} events of the first {sizes.rates_fit_days} days, {scored:,.0f} later ones scored, all by the same models.
-`monthly`: each month of 30 days is scored by a detector that was calibrated anew at its start, on the 60 days before it
-as far as they trained nothing, as `anomaly recalibrate --since` does it and as a detector is to be run; this is the
-headline, and what the targets ask for. `once`: calibrated at the fit alone, on {held:,.0f} held-out events. In the
-first month both are the same. `over it` = observed over stated share. `inside` = within the interval in which 99 % of
+`once`: calibrated at the fit alone, on {held:,.0f} held-out events. `monthly`: each month of 30 days is scored by a
+detector that was calibrated anew at its start, on the 60 days before it as far as they trained nothing, as
+`anomaly recalibrate --since` does it and as a detector is to be run. The targets ask for both. In the first month both
+are the same. `over it` = observed over stated share. `inside` = within the interval in which 99 % of
 the shares would lie if events were independent and the calibration exact. `fit's` = within the interval that knows that
 a calibration is learned from so many events as the fits held out (Vovk 2012), events still taken as independent, and a
 group as calibrated by all of them. In brackets the least and the largest share of the fits. Young: fewer than 20

@@ -100,15 +100,15 @@ def contamination(figures: Figures) -> list[Target]:
 def rates(figures: Figures) -> list[Target]:
     """Each share inside its interval."""
     found = []
-    for level in ("0.01", "0.001", "0.0001"):
-        name = f"rates.{level}"
-        if name in figures:
-            share, low, high = figures[name], figures[f"{name}.low"], figures[f"{name}.high"]
-            above = share > float(level)
-            bound = high if above else low
-            end = "upper" if above else "lower"
-            what = f"share of p <= {level}, calibrated anew each month: the {end} end of the interval"
-            found.append(Target(what, share, bound, most=above))
+    for way, told in (("", "calibrated once"), ("monthly.", "calibrated anew each month")):
+        for level in ("0.01", "0.001", "0.0001"):
+            name = f"rates.{way}{level}"
+            if name in figures:
+                share, low, high = figures[name], figures[f"{name}.low"], figures[f"{name}.high"]
+                above = share > float(level)
+                end = "upper" if above else "lower"
+                what = f"share of p <= {level}, {told}: the {end} end of the interval"
+                found.append(Target(what, share, high if above else low, most=above))
     return found
 
 

@@ -84,10 +84,10 @@ def test_every_section_has_its_figures(figures: dict[str, float]) -> None:
         *(f"rates.{level}{end}" for level in ("0.01", "0.0001") for end in ("", ".low", ".high", ".inside")),
         *(
             f"rates.{way}{name}"
-            for way in ("", "once.")
+            for way in ("", "monthly.")
             for name in ("quiet.0.01", "busy.0.001", "drift.0.0001", "events")
         ),
-        *("rates.once.0.01.inside", "rates.once.first_month.0.01"),
+        *("rates.monthly.0.01.inside", "rates.monthly.first_month.0.01"),
     ]
     assert [name for name in wanted if name not in figures] == []
     assert all(NAME.fullmatch(name) for name in figures)
@@ -189,7 +189,7 @@ def test_the_pooled_share_is_of_all_alerts() -> None:
 def test_rates_are_told_beside_their_intervals() -> None:
     none = {"events": 0}
     counts = {
-        **dict.fromkeys((*_bench_rates.GROUPS, *(f"once.{group}" for group in _bench_rates.GROUPS)), none),
+        **dict.fromkeys((*_bench_rates.GROUPS, *(f"monthly.{group}" for group in _bench_rates.GROUPS)), none),
         "all": {"events": 10_000, "0.01": 130, "0.001": 10, "0.0001": 0},
     }
     other = {**counts, "all": {"events": 10_000, "0.01": 170, "0.001": 10, "0.0001": 2}}
