@@ -14,7 +14,16 @@ import torch
 from numpy.typing import NDArray
 
 from anomaly.breakdown import PAST, Asked, Breakdown
-from anomaly.features import FIRST_CODE, OWN_VALUES, POPULATION, Column, Encoder, known_values, raw_numbers
+from anomaly.features import (
+    FIRST_CODE,
+    OWN_VALUES,
+    POPULATION,
+    Column,
+    Encoder,
+    entity_offsets,
+    known_values,
+    raw_numbers,
+)
 from anomaly.models.base import SequenceModel
 from anomaly.models.heads import Prediction
 from anomaly.schema import Schema
@@ -201,12 +210,11 @@ def _own_values(name: str, frame: pl.DataFrame, index: NDArray[np.int64], lately
 
     The last place is no value's own, and what is still news has none.
     """
-    entity, time, values = frame["entity"].rle_id().to_numpy(), frame["time"].to_numpy(), frame[f"c:{name}"]
-    found = []
-    for first, at in zip(np.searchsorted(entity, entity[index]).tolist(), index.tolist(), strict=True):
-        known = known_values(values[first:at], time[first:at], lately, time[at])
-        found.append(dict(enumerate(known[: OWN_VALUES - 1])))
-    return found
+    starts, time = entity_offsets(frame["entity"]), frame["time"].to_numpy()
+    first = starts[np.searchsorted(starts, index, side="right") - 1]
+    pasts = zip(first.tolist(), index.tolist(), strict=True)
+    known = known_values(frame[f"c:{name}"], time, pasts, lately, time[index].tolist())
+    return [dict(enumerate(one[: OWN_VALUES - 1])) for one in known]
 
 
 def _observed(

@@ -25,6 +25,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import repeat
 from typing import Any, Literal
 
 import numpy as np
@@ -372,20 +373,25 @@ def met_values(
     return new, place
 
 
-def known_values(values: pl.Series, time: Float, lately: float, now: float = math.inf) -> list[str]:
-    """The values of a category that an entity has met, by their place; those that are still news `now` are left out.
+def known_values(
+    values: pl.Series, time: Float, pasts: Iterable[tuple[int, int]], lately: float, now: Iterable[float] | None = None
+) -> list[list[str]]:
+    """The values of a category that entities have met, by their place, after each of some stretches of events.
 
-    `values` and `time` are of its events so far, (n,) each; times in seconds, `lately` as in `Encoder`.
+    `values` and `time` are of N events, and each of the `pasts` is where some of one entity begin and end among them.
+    Those that are still news are left out if it is told for each past what time it is `now`, and stand last otherwise.
+    All times in seconds, `lately` as in `Encoder`.
     """
     code, _ = _numbered(values, ())
+    micros, span, (met, uses, since) = microseconds(time), round(lately * 1e6), _room()
     new, place = np.empty(len(code), dtype=bool), np.empty(len(code), dtype=np.int32)
-    met, uses, since = _room()
-    ends, span = np.array([0, len(code)]), round(lately * 1e6)
-    number, news = meet_all(code, ends, microseconds(time), span, met, uses, since, new, place)
-    if now < math.inf:
-        number -= int((round(now * 1e6) - since[:news] < span).sum())
-    texts = dict(zip(code.tolist(), values, strict=True))
-    return [texts[one] for one in met[:number].tolist()]
+    words, at = np.unique(code, return_index=True)
+    found = []
+    for (begin, end), moment in zip(pasts, repeat(math.inf) if now is None else now, strict=False):
+        number, news = meet_all(code, np.array([begin, end]), micros, span, met, uses, since, new, place)
+        number -= int((np.rint(moment * 1e6) - since[:news] < span).sum())
+        found.append(values.gather(at[np.searchsorted(words, met[:number])]).to_list())
+    return found
 
 
 def _room() -> tuple[NDArray[np.int64], NDArray[np.uint8], NDArray[np.int64]]:

@@ -69,18 +69,14 @@ class Rescorer:
         self._total = np.concatenate([[0.0], np.cumsum(loud(self._fresh))])
         self._room = self._rooms(longest)
         self._short = _needed(self.frame, self._start, self.last, categorical)
-        self._places = {
-            at: [self._places_of(column.name, history) for history in range(len(lengths))]
-            for at, column in enumerate(encoder.category)
-            if column.own
-        }
+        self._places = {at: self._places_of(column.name) for at, column in enumerate(encoder.category) if column.own}
 
-    def _places_of(self, name: str, history: int) -> dict[str, int]:
-        """The places of a category's values before the last event of a history; see `Column.own`."""
-        past = slice(self._start[history], self.last[history])
-        values = self.frame[f"c:{name}"][past]
-        known = known_values(values, self.frame["time"][past].to_numpy(), self._encoder.lately)
-        return {value: min(place, OWN_VALUES - 1) for place, value in enumerate(known)}
+    def _places_of(self, name: str) -> list[dict[str, int]]:
+        """The places of a category's values before the last event of each history; see `Column.own`."""
+        pasts = zip(self._start.tolist(), self.last.tolist(), strict=True)
+        time = self.frame["time"].to_numpy()
+        known = known_values(self.frame[f"c:{name}"], time, pasts, self._encoder.lately)
+        return [{value: min(place, OWN_VALUES - 1) for place, value in enumerate(one)} for one in known]
 
     def _rooms(self, longest: float) -> Int:
         """How many versions each history may have behind it in one sequence, (H,), before it forgets for them."""

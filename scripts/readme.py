@@ -214,9 +214,8 @@ def speed(figures: Figures) -> str:
 thread. Of what torch's own `nn.LSTM` reaches at the same sizes training has {fit_share_of_raw:.0%} and scoring
 {score_share_of_raw:.0%}, where 40% was aimed at. On the Handbook's 1.75 million payments a fit takes
 {handbook_fit_seconds:,.0f} s, scoring {handbook_score_seconds:,.0f} s and at most {handbook_peak_mb:,.0f} MB; a live
-event {stream_p50_us:,.0f} microseconds at the median and {stream_p99_us:,.0f} at the 99th percentile.""".format_map(
-        found
-    )
+event {stream_p50_us:,.0f} microseconds at the median and
+{stream_p99_us:,.0f} at the 99th percentile.""".format_map(found)
 
 
 BLOCKS: Mapping[str, Callable[[Figures], str]] = {

@@ -72,6 +72,14 @@ def test_a_memory_holds_the_earlier_events_that_are_old_enough(
     assert sorted(by_number.values()) == [by_number[number] for number in sorted(by_number)]
 
 
+def test_how_old_an_entity_is_is_told_up_to_twenty_events() -> None:
+    """What was learned of entities two months old must hold for those two years old."""
+    sequences = sequences_of([[(3600.0, 1.0)] * 500])
+    found = memory_statistics(sequences, memory_border(sequences, 0.0), [0])[:, 0]
+    np.testing.assert_allclose(found[:21], (np.log1p(np.arange(21)) - 3.0) / 2.0, rtol=1e-6)
+    assert (found[20:] == found[20]).all()
+
+
 lengths = st.lists(st.integers(1, 90), min_size=1, max_size=40)
 
 
